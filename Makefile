@@ -1,0 +1,44 @@
+# What a newcomer types. Everything else is `make help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format up bench clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# The stamp depends on what decides the environment, so a second `make` installs nothing.
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("mixlab needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.stamp ## virtual environment with every pinned dependency
+
+demo: setup ## the main job end to end on real text, through the HTTP API
+	$(BIN)/mixlab demo
+
+test: setup ## all tests, fast ones first
+	$(BIN)/python -m pytest
+
+check: setup ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the sources in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+up: setup ## API, workers, sweep and broker on this machine
+	$(BIN)/mixlab up
+
+bench: setup ## speed of entropy counting, fitting and solving, beside references
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the virtual environment and caches (demo/ stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""mixlab's api."""

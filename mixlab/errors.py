@@ -1,0 +1,168 @@
+"""Every error that mixlab raises on purpose, drawn as a tree.
+
+    MixlabError
+    ├── InvalidInput            the request itself is wrong; nothing was started
+    │   ├── InvalidMixture          proportions negative, not finite or not summing to 1
+    │   ├── InvalidBudget           a token budget that is not a positive number
+    │   ├── InvalidRecipe           a recipe whose numbers contradict each other
+    │   ├── InvalidCorpus           duplicate domain names, one domain only, ...
+    │   ├── InvalidTable            a table of observations that can't be read as one
+    │   ├── InvalidLoss             NaN, infinite or non-positive losses
+    │   ├── TooFewMixtures          fewer mixtures than the law has parameters
+    │   ├── InfeasibleConstraints   no mixture obeys all of them
+    │   └── PathNotAllowed          outside the allowed roots, or through a link
+    ├── Unknown                 a name or id that nothing answers to
+    │   ├── UnknownRecipe, UnknownLaw, UnknownCatalogue
+    │   └── UnknownCorpus, UnknownMixture, UnknownJob
+    ├── UnreadableData          the text can't be used as it is
+    │   ├── MissingFile, MissingTextField, TruncatedFile, LimitExceeded
+    │   └── EmptyDomain, DomainTooSmall
+    ├── FetchFailed             a named corpus could not be brought here
+    │   └── ChecksumMismatch, UnsafeArchive, MissingClient
+    ├── Diverged                a training run whose loss is no longer a number
+    └── Conflict                the state of the thing forbids it
+        ├── NotReady                asked before the job behind it is done
+        └── LeaseLost               another worker holds the job now
+
+Messages say what is wrong, the value, and the way out. HTTP statuses live in
+`api/errors.py` alone.
+"""
+
+import re
+
+
+class MixlabError(Exception):
+    """Base of every deliberate error."""
+
+    @classmethod
+    def slug(cls) -> str:
+        """The error's name in problem documents: `InvalidMixture` is `invalid-mixture`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+
+class InvalidInput(MixlabError):
+    """The request itself is wrong; nothing was started."""
+
+
+class InvalidMixture(InvalidInput):
+    """Proportions that are negative, not finite, or don't sum to 1."""
+
+
+class InvalidBudget(InvalidInput):
+    """A token budget that is not a positive number."""
+
+
+class InvalidRecipe(InvalidInput):
+    """A recipe whose numbers contradict each other."""
+
+
+class InvalidCorpus(InvalidInput):
+    """A corpus description that can't be a corpus."""
+
+
+class InvalidTable(InvalidInput):
+    """A table of observations that can't be read as one."""
+
+
+class InvalidLoss(InvalidInput):
+    """Losses that are NaN, infinite or not positive."""
+
+
+class TooFewMixtures(InvalidInput):
+    """Fewer usable mixtures than the law needs."""
+
+
+class InfeasibleConstraints(InvalidInput):
+    """Constraints that no mixture obeys together."""
+
+
+class PathNotAllowed(InvalidInput):
+    """A path outside the allowed roots, through a symbolic link, or to no regular file."""
+
+
+class Unknown(MixlabError):
+    """A name or id that nothing answers to."""
+
+
+class UnknownRecipe(Unknown):
+    """No recipe of that name."""
+
+
+class UnknownLaw(Unknown):
+    """No law of that name."""
+
+
+class UnknownCatalogue(Unknown):
+    """No named corpus of that name."""
+
+
+class UnknownCorpus(Unknown):
+    """No corpus with that id."""
+
+
+class UnknownMixture(Unknown):
+    """No mixture with that id."""
+
+
+class UnknownJob(Unknown):
+    """No job with that id."""
+
+
+class UnreadableData(MixlabError):
+    """The text can't be used as it is."""
+
+
+class MissingFile(UnreadableData):
+    """A path that names nothing, or a folder with no readable file in it."""
+
+
+class MissingTextField(UnreadableData):
+    """A record without the text field, or whose text is not a string."""
+
+
+class TruncatedFile(UnreadableData):
+    """A compressed, Parquet or JSONL file that is damaged or ends too early."""
+
+
+class LimitExceeded(UnreadableData):
+    """A file that unpacks to more bytes, or at a higher ratio, than allowed."""
+
+
+class EmptyDomain(UnreadableData):
+    """A domain without one usable document."""
+
+
+class DomainTooSmall(UnreadableData):
+    """A domain with fewer tokens than one sequence of the recipe."""
+
+
+class FetchFailed(MixlabError):
+    """A named corpus could not be brought here."""
+
+
+class ChecksumMismatch(FetchFailed):
+    """A downloaded package whose sha256 is not the pinned one."""
+
+
+class UnsafeArchive(FetchFailed):
+    """An archive with a member that would leave its folder, or unpacks to too much."""
+
+
+class MissingClient(FetchFailed):
+    """A package client (apt-get, npm) that this machine lacks."""
+
+
+class Diverged(MixlabError):
+    """A training run whose loss is no longer a finite number."""
+
+
+class Conflict(MixlabError):
+    """The state of the thing forbids what was asked."""
+
+
+class NotReady(Conflict):
+    """Asked for before the job behind it is done."""
+
+
+class LeaseLost(Conflict):
+    """Another attempt holds the job now; what this one writes is refused."""

@@ -1,0 +1,1 @@
+"""The ledger: the truth about corpora, jobs, runs and mixtures, in SQL."""

@@ -1,0 +1,192 @@
+"""Recipes: the whole configuration of a training run, as functions.
+
+A proxy run and the full-scale run differ in their recipe alone. Counts of
+parameters are exact for the decoder in `mixlab/training/decoder.py`:
+
+    embedding V*d, per block (h + 2*kv)*(d/h)*d + d*d + 3*d*f + 2*d,
+    final norm d, and a head of V*d unless it is tied to the embedding.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from mixlab.errors import InvalidRecipe, UnknownRecipe
+
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a Llama-style decoder: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    ffn_width: int
+    vocabulary: int
+    context: int
+    tied_head: bool
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise InvalidRecipe(
+                f"width {self.width} over {self.heads} heads must give an even whole head size."
+            )
+        if self.heads % self.kv_heads:
+            raise InvalidRecipe(
+                f"{self.heads} heads can't share {self.kv_heads} key/value heads evenly."
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of all blocks, without embedding, head and final norm."""
+        attention = (self.heads + 2 * self.kv_heads) * self.head_width * self.width
+        output = self.width * self.width
+        return self.layers * (attention + output + 3 * self.width * self.ffn_width + 2 * self.width)
+
+    @property
+    def parameters(self) -> int:
+        """Every parameter: blocks, embedding, final norm, and the head unless it is tied."""
+        tables = self.vocabulary * self.width * (1 if self.tied_head else 2)
+        return self.block_parameters + tables + self.width
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run without its mixture, corpus and seed."""
+
+    name: str
+    architecture: Architecture
+    steps: int
+    batch_sequences: int
+    learning_rate: float
+    warmup_steps: int
+    evaluation_steps: tuple[int, ...]
+    evaluation_tokens: int  # per domain, at each evaluation
+    schedule: Schedule = "constant"
+    final_learning_rate: float | None = None  # of the cosine schedule
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    compiled: bool = True
+
+    def __post_init__(self) -> None:
+        steps = self.evaluation_steps
+        if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[-1] > self.steps:
+            raise InvalidRecipe(
+                f"evaluation_steps must rise from at least 1 to at most {self.steps}, not {steps}."
+            )
+        if self.steps < 1 or self.batch_sequences < 1:
+            raise InvalidRecipe(f"{self.name}: steps and batch_sequences must be at least 1.")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one weight update sees."""
+        return self.batch_sequences * self.architecture.context
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run."""
+        return self.steps * self.tokens_per_step
+
+    def lasting(self, steps: int, evaluation_steps: tuple[int, ...] | None = None) -> "Recipe":
+        """The same recipe for another number of steps, evaluated at its end unless told."""
+        return replace(self, steps=steps, evaluation_steps=evaluation_steps or (steps,))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form that `from_dict` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Recipe":
+        """What `to_dict` wrote."""
+        values = dict(data)
+        values["architecture"] = Architecture(**values["architecture"])
+        values["evaluation_steps"] = tuple(values["evaluation_steps"])
+        values["betas"] = tuple(values["betas"])
+        return cls(**values)
+
+
+def proxy_tiny() -> Recipe:
+    """0.2M parameters for two CPU cores: seconds a run; the demo's proxy.
+
+    A 2,048-token vocabulary with a tied head, so that the head doesn't eat the budget; a
+    constant rate after the warm-up, so that each evaluation is a valid run of that many steps.
+    """
+    return Recipe(
+        name="proxy_tiny",
+        architecture=Architecture(
+            layers=2, width=64, heads=4, kv_heads=2, ffn_width=160,
+            vocabulary=2048, context=128, tied_head=True,
+        ),
+        steps=150,
+        batch_sequences=32,
+        learning_rate=6e-3,
+        warmup_steps=20,
+        evaluation_steps=(60, 90, 120, 150),
+        evaluation_tokens=16_384,
+    )  # fmt: skip
+
+
+def target_small() -> Recipe:
+    """The demo's full-scale stand-in: about 4x the proxy's parameters and tokens."""
+    return Recipe(
+        name="target_small",
+        architecture=Architecture(
+            layers=3, width=128, heads=4, kv_heads=2, ffn_width=336,
+            vocabulary=2048, context=128, tied_head=True,
+        ),
+        steps=600,
+        batch_sequences=32,
+        learning_rate=4e-3,
+        warmup_steps=40,
+        evaluation_steps=(300, 600),
+        evaluation_tokens=32_768,
+    )  # fmt: skip
+
+
+def tinyllama_1b() -> Recipe:
+    """TinyLlama's 1.1B shape, exactly 1,100,048,384 parameters.
+
+    Source: arXiv 2401.02385 and jzhang38/TinyLlama, `lit_gpt/config.py` and
+    `pretrain/tinyllama.py`: 1,430,512 steps of 1024 x 2048 tokens are 3T tokens.
+    """
+    steps = 1_430_512
+    return Recipe(
+        name="tinyllama_1b",
+        architecture=Architecture(
+            layers=22, width=2048, heads=32, kv_heads=4, ffn_width=5632,
+            vocabulary=32_000, context=2048, tied_head=False,
+        ),
+        steps=steps,
+        batch_sequences=1024,
+        learning_rate=4e-4,
+        final_learning_rate=4e-5,
+        schedule="cosine",
+        warmup_steps=2000,
+        evaluation_steps=tuple(range(5000, steps + 1, 5000)),
+        evaluation_tokens=1_048_576,
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "proxy_tiny": proxy_tiny,
+    "target_small": target_small,
+    "tinyllama_1b": tinyllama_1b,
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises UnknownRecipe, naming those there are."""
+    if name not in RECIPES:
+        raise UnknownRecipe(f"There is no recipe {name!r}; there are {', '.join(RECIPES)}.")
+    return RECIPES[name]()

@@ -1,0 +1,1 @@
+"""Job bodies: what each kind of job does, one file a kind."""
