@@ -166,3 +166,11 @@ class NotReady(Conflict):
 
 class LeaseLost(Conflict):
     """Another attempt holds the job now; what this one writes is refused."""
+
+
+def named(slug: str, message: str) -> MixlabError:
+    """The error that a slug stands for, as when a job hands on what its child job met."""
+    classes = [MixlabError]
+    for kind in classes:
+        classes.extend(kind.__subclasses__())
+    return next((kind for kind in classes if kind.slug() == slug), MixlabError)(message)

@@ -102,6 +102,12 @@ class Recipe:
         """The same recipe for another number of steps, evaluated at its end unless told."""
         return replace(self, steps=steps, evaluation_steps=evaluation_steps or (steps,))
 
+    def for_vocabulary(self, vocabulary: int) -> "Recipe":
+        """The recipe with room for every token: widened where the tokenizer has more."""
+        if vocabulary <= self.architecture.vocabulary:
+            return self
+        return replace(self, architecture=replace(self.architecture, vocabulary=vocabulary))
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form that `from_dict` reads back."""
         return asdict(self)
