@@ -98,9 +98,12 @@ class Recipe:
         """Tokens of the whole run."""
         return self.steps * self.tokens_per_step
 
-    def lasting(self, steps: int, evaluation_steps: tuple[int, ...] | None = None) -> "Recipe":
-        """The same recipe for another number of steps, evaluated at its end unless told."""
-        return replace(self, steps=steps, evaluation_steps=evaluation_steps or (steps,))
+    def lasting(self, steps: int) -> "Recipe":
+        """The same recipe for another number of steps, evaluated at its four quarters."""
+        if steps < 1:
+            raise InvalidRecipe(f"A run needs at least 1 step, not {steps}.")
+        quarters = sorted({max(1, steps * quarter // 4) for quarter in (1, 2, 3, 4)})
+        return replace(self, steps=steps, evaluation_steps=tuple(quarters))
 
     def for_vocabulary(self, vocabulary: int) -> "Recipe":
         """The recipe with room for every token: widened where the tokenizer has more."""
