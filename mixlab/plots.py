@@ -1,0 +1,216 @@
+"""Every picture, drawn from a demo report (see `mixlab/report.py` for its shape).
+
+Each function takes the report and gives a matplotlib figure; `as_svg` and
+`save` turn figures into files. Colours are Okabe and Ito's, which colour-blind
+readers can tell apart.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Report = Mapping[str, Any]
+
+COLOURS = {
+    "natural": "#7f7f7f",
+    "uniform": "#56b4e9",
+    "conditional_entropy": "#e69f00",
+    "solved": "#009e73",
+}
+LABELS = {
+    "natural": "natural",
+    "uniform": "uniform",
+    "conditional_entropy": "conditional entropy",
+    "solved": "solved",
+}
+LAW_COLOUR = "#d55e00"
+INK = "#333333"
+
+
+def overview(report: Report) -> Figure:
+    """What was solved, how the law held over steps, and what the bigger run gained."""
+    figure = _figure(12.5, 4.1)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1.0, 0.9))
+    draw_mixtures(left, report)
+    draw_steps(middle, report)
+    draw_gains(right, report)
+    return figure
+
+
+def shares(report: Report) -> Figure:
+    """For each domain: the proxy runs' losses against its share, and the fitted law."""
+    names = [domain["name"] for domain in report["domains"]]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = _figure(4.0 * columns, 2.9 * rows)
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        _draw_share(axis, report, name)
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
+    figure.supxlabel("share of training tokens (logarithmic)", fontsize=9, color=INK)
+    figure.supylabel("validation loss (nats per token)", fontsize=9, color=INK)
+    return figure
+
+
+def predictions(report: Report) -> Figure:
+    """Per domain, the loss that the law predicted for the longer run against the measured one."""
+    figure = _figure(5.2, 4.6)
+    axis = figure.subplots()
+    found = report["long_run"]["domains"]
+    predicted = np.array([entry["predicted_nats"] for entry in found.values()])
+    measured = np.array([entry["measured_nats"] for entry in found.values()])
+    low, high = min(predicted.min(), measured.min()), max(predicted.max(), measured.max())
+    margin = 0.08 * (high - low) + 1e-6
+    axis.plot([low - margin, high + margin], [low - margin, high + margin], color="#bbbbbb", lw=1)
+    axis.scatter(predicted, measured, color=COLOURS["solved"], zorder=3, s=28)
+    for name, x, y in zip(found, predicted, measured, strict=True):
+        axis.annotate(name, (x, y), xytext=(5, -9), textcoords="offset points", fontsize=8)
+    _dress(axis, f"Longer run, {report['long_run']['steps']:,} steps", "predicted (nats per token)")
+    axis.set_ylabel("measured (nats per token)", fontsize=9)
+    return figure
+
+
+def draw_mixtures(axis: Axes, report: Report) -> None:
+    """Bars of each domain's share in the four mixtures."""
+    names = [domain["name"] for domain in report["domains"]]
+    kinds = [kind for kind in COLOURS if kind in report["mixtures"]]
+    height = 0.8 / len(kinds)
+    for number, kind in enumerate(kinds):
+        offsets = np.arange(len(names)) + (number - (len(kinds) - 1) / 2) * height
+        values = [100 * report["mixtures"][kind][name] for name in names]
+        axis.barh(offsets, values, height=0.92 * height, color=COLOURS[kind], label=LABELS[kind])
+    axis.set_yticks(np.arange(len(names)), names, fontsize=8.5)
+    axis.invert_yaxis()
+    _dress(axis, "Mixtures", "share of training tokens (%)", grid="x")
+    axis.legend(fontsize=8, frameon=False, loc="lower right")
+
+
+def draw_steps(axis: Axes, report: Report) -> None:
+    """Mean loss over domains against the step: proxy runs, the law, and the longer run."""
+    domains = [domain["name"] for domain in report["domains"]]
+    for row in report["observations"]:
+        losses = [row["losses_nats"][name] for name in domains]
+        axis.plot(row["step"], np.mean(losses), ".", color="#bbbbbb", ms=4, zorder=1)
+    long_run = report["long_run"]
+    steps = np.geomspace(
+        min(row["step"] for row in report["observations"]), long_run["steps"], 80
+    )
+    axis.plot(
+        steps,
+        mean_law(report, report["mixtures"]["solved"], steps),
+        color=LAW_COLOUR,
+        lw=1.6,
+        label="law, solved mixture",
+        zorder=2,
+    )
+    curve = long_run["curve"]
+    axis.plot(
+        [point["step"] for point in curve],
+        [point["measured_nats"] for point in curve],
+        "o",
+        color=COLOURS["solved"],
+        ms=5,
+        label="longer run, measured",
+        zorder=3,
+    )
+    axis.plot([], [], ".", color="#bbbbbb", label="proxy runs")
+    axis.set_xscale("log")
+    ticks = sorted({row["step"] for row in report["observations"]} | {long_run["steps"]})
+    axis.set_xticks(ticks[:: max(1, len(ticks) // 4)] + [ticks[-1]])
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.minorticks_off()
+    _dress(axis, "Predicted before it ran", "step")
+    axis.set_ylabel("mean loss (nats per token)", fontsize=9)
+    axis.legend(fontsize=8, frameon=False)
+
+
+def draw_gains(axis: Axes, report: Report) -> None:
+    """Gain of each mixture over the natural one in the bigger run, predicted and measured."""
+    runs = {kind: run for kind, run in report["target_runs"].items() if kind != "natural"}
+    places = np.arange(len(runs))
+    predicted = [run["predicted_gain_nats"] for run in runs.values()]
+    measured = [run["measured_gain_nats"] for run in runs.values()]
+    noise = report["fit"].get("gain_noise_nats")
+    axis.bar(places - 0.2, predicted, 0.36, color=LAW_COLOUR, label="predicted (proxy's law)")
+    axis.bar(
+        places + 0.2,
+        measured,
+        0.36,
+        yerr=noise,
+        color=[COLOURS[kind] for kind in runs],
+        error_kw={"ecolor": INK, "capsize": 3, "lw": 1},
+        label="measured (bigger run)",
+    )
+    axis.axhline(0, color=INK, lw=0.8)
+    axis.set_xticks(places, [LABELS[kind] for kind in runs], fontsize=8.5)
+    _dress(axis, "Gain over the natural mixture", "")
+    axis.set_ylabel("nats per token (higher is better)", fontsize=9)
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.margins(y=0.25)
+
+
+def mean_law(report: Report, mixture: Mapping[str, float], steps: np.ndarray) -> np.ndarray:
+    """The law's mean over domains at each step, shape (step,)."""
+    return np.mean(
+        [law_curve(report, name, share, steps) for name, share in mixture.items()], axis=0
+    )
+
+
+def law_curve(report: Report, domain: str, share: Any, step: Any) -> np.ndarray:
+    """BiMix with the report's parameters: share^-alpha (scale step^-beta + floor)."""
+    found = report["fit"]["domains"][domain]["parameters"]
+    return np.asarray(
+        share ** -found["alpha"] * (found["scale"] * step ** -found["beta"] + found["floor"])
+    )
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG element that can stand inside a page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as the file's suffix says."""
+    figure.savefig(path, dpi=150)
+
+
+def _draw_share(axis: Axes, report: Report, name: str) -> None:
+    last = max(row["step"] for row in report["observations"])
+    rows = [row for row in report["observations"] if row["step"] == last]
+    seen = np.array([row["mixture"][name] for row in rows])
+    losses = np.array([row["losses_nats"][name] for row in rows])
+    axis.plot(seen, losses, "o", color=INK, ms=3.5, alpha=0.75)
+    grid = np.geomspace(seen.min() * 0.9, min(1.0, seen.max() * 1.1), 60)
+    axis.plot(grid, law_curve(report, name, grid, last), color=LAW_COLOUR, lw=1.4)
+    for kind in ("natural", "solved"):
+        axis.axvline(report["mixtures"][kind][name], color=COLOURS[kind], lw=1.2, ls="--")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    axis.set_xticks([t for t in (0.03, 0.1, 0.3) if grid[0] <= t <= grid[-1]])
+    axis.minorticks_off()
+    error = report["fit"]["domains"][name]["heldout_mre_percent"]
+    _dress(axis, f"{name}  (held-out error {error:.1f}%)", "")
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _dress(axis: Axes, title: str, xlabel: str, *, grid: str = "y") -> None:
+    axis.set_title(title, fontsize=10, color=INK, loc="left", fontweight="bold")
+    axis.set_xlabel(xlabel, fontsize=9, color=INK)
+    axis.tick_params(labelsize=8.5, colors=INK, length=3)
+    axis.grid(visible=True, axis="x" if grid == "x" else "y", color="#e6e6e6", lw=0.7)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_color("#999999")

@@ -1,0 +1,85 @@
+"""Job `measure_corpus`: tokenise a corpus into shards, then measure each domain's entropies.
+
+A measured corpus is a snapshot: measuring it again changes nothing, so the
+runs that were trained on it stay comparable. Changed text is a new corpus.
+A worker that dies half-way leaves finished shards, which the next one skips.
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mixlab.corpora.paths import PathPolicy
+from mixlab.corpora.shards import TokenisedCorpus
+from mixlab.corpora.tokenising import DomainSource, tokenise
+from mixlab.entropy.counts import PairCounts
+from mixlab.entropy.measures import EntropyMeasures, measures
+from mixlab.ledger.records import Corpus
+from workers.jobs.context import JobContext
+
+TOKENISING_SHARE = 0.85  # of the job's time, measured on the demo's corpus
+
+
+def run(context: JobContext) -> Mapping[str, Any]:
+    """Tokenise and measure what is not measured yet."""
+    corpus_id = str(context.job.payload["corpus_id"])
+    folder = context.settings.corpus_folder(corpus_id)
+    with _only_one(folder):
+        corpus = context.ledger.corpus(corpus_id)
+        if corpus.tokens is None:
+            tokenised = _tokenise(context, corpus, folder)
+            context.ledger.record_tokens(corpus_id, tokenised.summary())
+        if corpus.entropy is None:
+            entropies = _measure(context, TokenisedCorpus.open(folder))
+            context.ledger.record_entropy(corpus_id, entropies)
+    return {"href": f"/corpora/{corpus_id}"}
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Keep two jobs from tokenising the same corpus at once; the lock dies with its holder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCorpus:
+    spec = corpus.spec
+    tokenizer_file = spec.get("tokenizer_file")
+    return tokenise(
+        [
+            DomainSource(name, tuple(domain["paths"]), domain.get("text_field") or "text")
+            for name, domain in spec["domains"].items()
+        ],
+        folder,
+        vocabulary=int(spec.get("vocabulary") or 2048),
+        tokenizer_file=Path(tokenizer_file) if tokenizer_file else None,
+        validation_fraction=float(spec.get("validation_fraction") or 0.05),
+        seed=int(spec.get("seed") or 0),
+        policy=PathPolicy(
+            tuple(context.settings.data_roots), tuple(context.settings.remote_schemes)
+        ),
+        progress=lambda fraction: context.progress("tokenise", TOKENISING_SHARE * fraction),
+    )
+
+
+def _measure(context: JobContext, corpus: TokenisedCorpus) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for done, domain in enumerate(corpus.domains):
+        fraction = TOKENISING_SHARE + (1 - TOKENISING_SHARE) * done / len(corpus.domains)
+        context.progress("entropy", fraction)
+        found[domain] = domain_entropy(corpus, domain).to_dict()
+    return found
+
+
+def domain_entropy(corpus: TokenisedCorpus, domain: str) -> EntropyMeasures:
+    """Entropies of a domain's training text, with a jackknife over its shards."""
+    return measures(
+        [
+            PairCounts.from_shard(shard.tokens(), shard.starts(), corpus.end_of_text_id)
+            for shard in corpus.shards(domain, "train")
+        ]
+    )
