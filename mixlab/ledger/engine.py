@@ -1,0 +1,83 @@
+"""Connections to the ledger's database: SQLite with write-ahead log, or PostgreSQL.
+
+SQLite: WAL lets readers go on while one writes. Write transactions begin with
+BEGIN IMMEDIATE, because a transaction that reads first and writes later gets
+"database is locked" at once, whatever the timeout, when another wrote in
+between. WAL needs shared memory, so the file must lie on a local disk.
+PostgreSQL: READ COMMITTED, and rows are locked parent first (jobs.py).
+Source for the SQLite values: PrefectHQ/prefect, database/configurations.py.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, Insert, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+
+BUSY_TIMEOUT_MS = 60_000
+WRITES = {"mixlab_writes": True}
+
+
+def open_engine(url: str, *, foreign_keys: bool = True) -> Engine:
+    """An engine for the URL; connects to nothing yet, but makes a SQLite file's folder.
+
+    `foreign_keys=False` is for migrations: SQLite's batch mode drops and renames tables.
+    """
+    target = make_url(url)
+    options: dict[str, Any] = {"json_serializer": to_json}
+    if target.get_backend_name() == "sqlite":
+        if not target.database or target.database == ":memory:":
+            raise ValueError("The ledger needs a database file: several processes share it.")
+        Path(target.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(target, **options)
+        _tame_sqlite(engine, foreign_keys)
+        return engine
+    options |= {"pool_pre_ping": True, "pool_use_lifo": True, "isolation_level": "READ COMMITTED"}
+    return create_engine(_with_psycopg(target), **options)
+
+
+def _with_psycopg(url: URL) -> URL:
+    # SQLAlchemy 2.0 would look for psycopg2 behind a bare postgresql://.
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _tame_sqlite(engine: Engine, foreign_keys: bool) -> None:
+    pragmas = (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
+    )
+
+    def on_connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver shall begin no transactions by itself
+        # First, since even journal_mode=WAL waits for a lock.
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+
+    def on_begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("mixlab_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+
+
+def to_json(value: Any) -> str:
+    """Strict JSON: PostgreSQL refuses NaN, and no reader should meet it. Raises ValueError."""
+    return json.dumps(value, allow_nan=False, default=_plain)
+
+
+def _plain(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):  # such as the read-only views that records hand out
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON: {value!r}")
+
+
+def insert_unless_there(connection: Connection, table: Table) -> Insert:
+    """An INSERT that leaves an existing row alone; RETURNING is empty then."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()

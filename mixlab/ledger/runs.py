@@ -1,0 +1,130 @@
+"""Training runs, their observations, and mixtures in SQL.
+
+A job makes at most one run and one mixture: doing the job again, after a
+crash, finds what it made before.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from mixlab.errors import InvalidLoss, Unknown, UnknownMixture
+from mixlab.ledger.engine import insert_unless_there
+from mixlab.ledger.records import MixtureRecord, Run, RunRole
+from mixlab.ledger.schema import jobs, mixtures, observations, runs
+
+_RUN = [column for column in runs.c if column.name != "created_at"]
+
+
+def _as_runs(db: Connection, rows: Sequence[Row[Any]]) -> list[Run]:
+    """Rows as records, with the observations of all of them from one query."""
+    query = select(observations).where(observations.c.run_id.in_([row.id for row in rows]))
+    found: dict[str, list[Mapping[str, Any]]] = {row.id: [] for row in rows}
+    for each in db.execute(query.order_by(observations.c.step)):
+        found[each.run_id].append(
+            {"step": each.step, "tokens": each.tokens, "losses_nats": each.losses_nats}
+        )
+    return [_as_run(row, found[row.id]) for row in rows]
+
+
+def _as_run(row: Row[Any], observed: Sequence[Mapping[str, Any]]) -> Run:
+    values = row._asdict()
+    values |= {"role": RunRole(row.role), "consumed": tuple(row.consumed)}
+    return Run(**values, observations=tuple(observed))
+
+
+def add(db: Connection, values: Mapping[str, Any]) -> Run:
+    """Insert a run, or find the one that its job made before."""
+    db.execute(insert_unless_there(db, runs).values(consumed=[], **values))
+    return _as_runs(db, db.execute(select(*_RUN).where(runs.c.job_id == values["job_id"])).all())[0]
+
+
+def find(db: Connection, run_id: str) -> Run:
+    """The run. Raises Unknown."""
+    rows = db.execute(select(*_RUN).where(runs.c.id == run_id)).all()
+    if not rows:
+        raise _unknown(run_id)
+    return _as_runs(db, rows)[0]
+
+
+def of_job(db: Connection, job_id: str) -> Run | None:
+    """The run that a job made; None before it has made one."""
+    rows = db.execute(select(*_RUN).where(runs.c.job_id == job_id)).all()
+    return _as_runs(db, rows)[0] if rows else None
+
+
+def matching(
+    db: Connection,
+    corpus_id: str | None,
+    role: RunRole | None,
+    recipe: str | None,
+    parent_job_id: str | None,
+) -> list[Run]:
+    """Runs oldest first; None matches all."""
+    query: Select[Any] = select(*_RUN).order_by(runs.c.id)
+    if corpus_id is not None:
+        query = query.where(runs.c.corpus_id == corpus_id)
+    if role is not None:
+        query = query.where(runs.c.role == role)
+    if recipe is not None:
+        query = query.where(runs.c.recipe["name"].as_string() == recipe)
+    if parent_job_id is not None:
+        query = query.where(
+            runs.c.job_id.in_(select(jobs.c.id).where(jobs.c.parent_id == parent_job_id))
+        )
+    return _as_runs(db, db.execute(query).all())
+
+
+def observe(db: Connection, run_id: str, observation: Mapping[str, Any]) -> None:
+    """Write one evaluation; a step that was measured before is replaced.
+
+    A run that starts over after a crash measures its steps again; the last attempt's values
+    belong together.
+    """
+    losses = dict(observation["losses_nats"])
+    wrong = {name: loss for name, loss in losses.items() if not isfinite(loss) or loss <= 0}
+    if wrong:
+        raise InvalidLoss(
+            f"Losses must be finite and above 0 nats, but step {observation['step']} has {wrong}; "
+            "record a diverged run with an error instead."
+        )
+    values = {"tokens": int(observation["tokens"]), "losses_nats": losses}
+    dialect: Any = sqlite if db.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(observations).values(
+        run_id=run_id, step=int(observation["step"]), **values
+    )
+    db.execute(statement.on_conflict_do_update(index_elements=["run_id", "step"], set_=values))
+
+
+def finish(db: Connection, run_id: str, values: Mapping[str, Any]) -> None:
+    """Write what the run consumed, its seconds, and its error if it diverged. Raises Unknown."""
+    statement = update(runs).where(runs.c.id == run_id).values(**values)
+    if db.execute(statement.returning(runs.c.id)).first() is None:
+        raise _unknown(run_id)
+
+
+def _unknown(run_id: str) -> Unknown:
+    return Unknown(f"There is no training run {run_id!r}.")
+
+
+def add_mixture(db: Connection, values: Mapping[str, Any]) -> MixtureRecord:
+    """Insert a mixture, or find the one that its job made before."""
+    statement = insert_unless_there(db, mixtures).values(**values).returning(*mixtures.c)
+    row = db.execute(statement).first()
+    if row is None:
+        row = db.execute(select(mixtures).where(mixtures.c.job_id == values["job_id"])).one()
+    return MixtureRecord(**row._asdict())
+
+
+def find_mixture(db: Connection, mixture_id: str) -> MixtureRecord:
+    """The mixture. Raises UnknownMixture."""
+    row = db.execute(select(mixtures).where(mixtures.c.id == mixture_id)).first()
+    if row is None:
+        raise UnknownMixture(
+            f"There is no mixture {mixture_id!r}; POST /mixtures/fit makes one, and its job's "
+            "result names it."
+        )
+    return MixtureRecord(**row._asdict())
