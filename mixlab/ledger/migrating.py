@@ -3,8 +3,11 @@
 Many processes may start at once on a fresh database: the upgrade runs in one
 transaction that first takes SQLite's write lock or a PostgreSQL advisory lock,
 so one of them migrates and the rest find it done.
+
+    MIXLAB_DATABASE_URL=postgresql://... python -m mixlab.ledger.migrating
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -83,3 +86,7 @@ def locked(url: str, work: Callable[[Connection], None]) -> None:
             work(connection)
     finally:
         engine.dispose()
+
+
+if __name__ == "__main__":
+    upgrade(os.environ["MIXLAB_DATABASE_URL"])

@@ -293,7 +293,11 @@ class Ledger:
             runs.observe(db, run_id, observation)
 
     def finish_run(
-        self, run_id: str, consumed: Sequence[Json], seconds: float, error: Json | None = None
+        self,
+        run_id: str,
+        consumed: Sequence[Json],
+        seconds: float | None,
+        error: Json | None = None,
     ) -> None:
         """Write the tokens consumed per step range and domain, and the error of a diverged run."""
         values = {"consumed": list(consumed), "seconds": seconds, "error": error}

@@ -1,0 +1,73 @@
+"""The Celery application of the workers and the sweep.
+
+Messages carry a job's id; what they say is checked against the ledger, so they
+may come twice or never. Hence early acknowledgement: a message is done with
+once a worker has seen it, and the ledger's lease, not the broker's visibility
+timeout, brings back a job whose worker died. (Late acknowledgement would also
+make a Celery 5.7.0 worker with several slots exit when its broker goes away.)
+Without prefetching, no message waits behind a long job in a busy worker.
+"""
+
+import warnings
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import SecurityWarning
+from kombu.entity import Exchange
+from kombu.entity import Queue as BrokerQueue
+
+from mixlab.ledger.records import Queue
+from workers.settings import WorkerSettings
+
+KEY_PREFIX = "mixlab:"  # of every key on the broker; the API's producer uses the same
+
+
+def configuration(broker_url: str) -> dict[str, Any]:
+    """Celery's settings for a broker."""
+    return {
+        "broker_url": broker_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # a broker may be away for long
+        "broker_transport_options": {
+            "global_keyprefix": KEY_PREFIX,
+            "visibility_timeout": 3600,
+            "socket_keepalive": True,
+            "socket_timeout": 30,
+            "health_check_interval": 25,
+            "retry_on_timeout": True,
+        },
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "task_create_missing_queues": False,
+        "task_queues": _queues(),
+        "task_default_queue": Queue.CPU.value,
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0.1},
+        "worker_disable_prefetch": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_redirect_stdouts": False,
+        "worker_pool_restarts": False,
+        "worker_soft_shutdown_timeout": 10,
+    }
+
+
+def _queues() -> list[Any]:
+    # kombu is partly typed: its constructors are not.
+    queue: Any = BrokerQueue
+    exchange: Any = Exchange
+    return [queue(name.value, exchange(name.value), name.value) for name in Queue]
+
+
+def make_app(settings: WorkerSettings) -> Celery:
+    """The application for these settings."""
+    made = Celery("mixlab", include=["workers.tasks"])
+    made.conf.update(configuration(settings.broker_url.get_secret_value()))
+    return made
+
+
+# Containers run as root at times, and only JSON is accepted here: the warning is about pickle.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+app = make_app(WorkerSettings())

@@ -1,0 +1,40 @@
+"""Putting the ids of queued jobs on the broker.
+
+The ledger says which ids are not there. Sending one twice is harmless, since
+only one claim wins; so it is sent first and marked afterwards.
+"""
+
+from collections.abc import Collection
+
+from celery import Celery
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from mixlab.ledger import Ledger
+from mixlab.ledger.records import Queue
+from workers.contract import TASK_RUN_JOB
+
+BROKER_ERRORS = (KombuError, RedisError, OSError)
+
+
+def send_unsent(
+    app: Celery,
+    ledger: Ledger,
+    *,
+    resend_after_seconds: float | None = None,
+    queues: Collection[Queue] = tuple(Queue),
+) -> int:
+    """Send what is not on the broker; how many. Raises one of BROKER_ERRORS if it can't."""
+    jobs = [job for job in ledger.unsent(resend_after_seconds) if job.queue in queues]
+    for job in jobs:
+        app.send_task(TASK_RUN_JOB, args=(job.id,), queue=job.queue.value, ignore_result=True)
+        # With the attempt: a job that was done and queued again in between stays unsent.
+        ledger.mark_sent(job.id, job.attempt)
+    return len(jobs)
+
+
+def empty_queues(app: Celery) -> list[Queue]:
+    """The queues without a message waiting."""
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        return [q for q in Queue if channel.queue_declare(q.value).message_count == 0]

@@ -1,0 +1,96 @@
+"""The process that does one attempt of a job: `python -m workers.runner JOB ATTEMPT`.
+
+It records the outcome in the ledger itself. If it dies without one, its
+supervisor gives the job back. Standard input is a pipe from the supervisor:
+once that ends, this process and all that it started end too.
+"""
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mixlab.errors import LeaseLost, MixlabError
+from mixlab.ledger import Ledger
+from mixlab.ledger.records import Job, JobKind, JobState
+from workers.jobs.context import JobContext
+from workers.settings import WorkerSettings
+
+log = logging.getLogger("workers.runner")
+
+Body = Callable[[JobContext], Mapping[str, Any] | None]
+
+# Names, imported when needed: a job that needs no torch shall not load it.
+JOBS = {
+    JobKind.MEASURE_CORPUS: "measure_corpus",
+    JobKind.FIT_MIXTURE: "fit_mixture",
+    JobKind.TRAIN: "train",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do the attempt; the exit status says nothing that the ledger doesn't say."""
+    job_id, attempt = arguments[0], int(arguments[1])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    settings = WorkerSettings()
+    ledger = Ledger.open(settings.database_url.get_secret_value(), migrate=False)
+    job = ledger.job(job_id)
+    if job.state == JobState.RUNNING and job.attempt == attempt:
+        perform(JobContext(job, ledger, settings))
+    return 0
+
+
+def _end_with_supervisor() -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def perform(context: JobContext) -> None:
+    """Run the job's body and record its outcome."""
+    try:
+        result = body(context.job.kind, context.settings)(context)
+        if not context.parked:
+            context.ledger.succeed(context.job.id, context.job.attempt, result or {})
+    except LeaseLost as problem:
+        log.warning("%s", problem)  # another attempt has the job: nothing may be written
+    except MixlabError as problem:
+        log.info("failed: %s", problem)
+        title = (type(problem).__doc__ or type(problem).__name__).splitlines()[0]
+        _fail(context, {"type": problem.slug(), "title": title, "detail": str(problem)})
+    except Exception as problem:  # a job's outermost door: whatever it met, the ledger says so
+        log.exception("internal error")
+        _fail(context, internal_error(context.job, problem))
+
+
+def body(kind: JobKind, settings: WorkerSettings) -> Body:
+    """The function that does jobs of a kind."""
+    found: Body = importlib.import_module(f"{settings.job_module_prefix}.{JOBS[kind]}").run
+    return found
+
+
+def internal_error(job: Job, problem: Exception) -> dict[str, str]:
+    """An error of ours: its last line; the traceback stays in the attempt's log."""
+    return {
+        "type": "internal-error",
+        "title": "A defect in mixlab, or in what it stands on.",
+        "detail": "".join(traceback.format_exception_only(problem)).strip()
+        + f" (traceback in the log {job.id}.{job.attempt}.log)",
+    }
+
+
+def _fail(context: JobContext, error: Mapping[str, Any]) -> None:
+    try:
+        context.ledger.fail(context.job.id, context.job.attempt, error)
+    except LeaseLost as problem:
+        log.warning("%s", problem)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,39 @@
+"""What the workers and the sweep are told, over what they share with the API; `MIXLAB_*`."""
+
+from pydantic import Field
+
+from workers.contract import SharedSettings
+
+
+class WorkerSettings(SharedSettings):
+    """Leases, limits and threads. A lease must be much longer than a pause of the machine."""
+
+    lease_seconds: float = Field(
+        30.0, gt=0, description="A job not heard of for so long is taken back."
+    )
+    poll_seconds: float = Field(
+        1.0, gt=0, description="How often a worker looks at its job's process and cancel flag."
+    )
+    kill_after_seconds: float = Field(
+        4.0, ge=0, description="Between SIGTERM and SIGKILL for a process that must stop."
+    )
+    max_failures: int = Field(
+        3, ge=1, description="Crashes and expired leases after which a job is failed."
+    )
+    sweep_seconds: float = Field(2.0, gt=0, description="Between two sweeps.")
+    resend_after_seconds: float = Field(
+        30.0, gt=0, description="A job sent so long ago and not claimed is sent again."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of one training process; empty lets torch choose."
+    )
+    gpus: int = Field(
+        0, ge=0, description="GPUs that the gpu worker's slots share; each slot sees one of them."
+    )
+    # Lets the tests put bodies that crash or hang behind the real broker, worker and ledger.
+    job_module_prefix: str = Field("workers.jobs", description="Package of the job bodies.")
+
+    @property
+    def beat_seconds(self) -> float:
+        """Between two heartbeats: at least three a lease."""
+        return min(self.poll_seconds, self.lease_seconds / 3)

@@ -1,0 +1,65 @@
+"""The sweep: `python -m workers.sweep` keeps jobs moving that nobody else would.
+
+It takes back the jobs of workers that died, and sends the ids of queued jobs
+that the broker doesn't have: those never sent, because it was down, and those
+that it has lost. A job counts as lost if it was sent a while ago and its queue
+is empty; while messages wait, the job may well be among them, and sending it
+every while would only pile up copies. Several sweeps do no harm.
+"""
+
+import logging
+import signal
+import threading
+from types import FrameType
+
+from celery import Celery
+from sqlalchemy.exc import SQLAlchemyError
+
+from mixlab.ledger import Ledger
+from workers.app import app
+from workers.outbox import BROKER_ERRORS, empty_queues, send_unsent
+from workers.settings import WorkerSettings
+
+log = logging.getLogger("workers.sweep")
+
+# A queue that never runs empty must not hide a lost message for ever.
+PATIENCE_WHILE_BUSY = 20
+
+
+def sweep(ledger: Ledger, celery: Celery, settings: WorkerSettings) -> None:
+    """One round. Raises SQLAlchemyError or one of BROKER_ERRORS where one of the two is away."""
+    for job in ledger.take_back_expired(settings.max_failures):
+        log.warning("took back %s: it is %s after %d failures", job.id, job.state, job.failures)
+    sent = send_unsent(celery, ledger)
+    after = settings.resend_after_seconds
+    sent += send_unsent(
+        celery, ledger, resend_after_seconds=after, queues=empty_queues(celery)
+    )  # fmt: skip
+    sent += send_unsent(celery, ledger, resend_after_seconds=after * PATIENCE_WHILE_BUSY)
+    if sent:
+        log.info("sent %d jobs", sent)
+
+
+def main() -> None:
+    """Sweep until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    settings = WorkerSettings()
+    ledger = Ledger.open(settings.database_url.get_secret_value(), migrate=False)
+    while not stop.is_set():
+        try:
+            sweep(ledger, app, settings)
+        except (SQLAlchemyError, *BROKER_ERRORS) as problem:
+            # Only the class, since a driver's text may hold the password of its URL.
+            log.warning("next round in %g s: %s", settings.sweep_seconds, type(problem).__name__)
+        stop.wait(settings.sweep_seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The one Celery task: do the job with this id.
+
+A worker that is told to stop must not make its jobs wait for a new lease: the
+main process sets a byte that its pool's processes share, and each supervisor
+sees it, stops its runner and gives the job back. A main process that is killed
+can set nothing; that it is gone shows in the parent's process id.
+"""
+
+import logging
+import mmap
+import os
+from functools import cache
+from typing import Any
+
+from billiard import current_process
+from celery.signals import worker_shutting_down
+
+from mixlab.ledger import Ledger
+from workers.app import app
+from workers.contract import TASK_RUN_JOB
+from workers.outbox import BROKER_ERRORS, send_unsent
+from workers.settings import WorkerSettings
+from workers.supervisor import supervise
+
+log = logging.getLogger(__name__)
+
+# Anonymous shared memory rather than an Event: it is written within a signal handler, where a
+# lock that the interrupted code holds would never be free.
+_STOPPING = mmap.mmap(-1, 1)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    _STOPPING[0] = 1
+
+
+@cache
+def _ledger(_process_id: int) -> Ledger:
+    """This process's own ledger: connections don't survive a fork."""
+    return Ledger.open(WorkerSettings().database_url.get_secret_value(), migrate=False)
+
+
+@app.task(name=TASK_RUN_JOB)  # type: ignore[untyped-decorator]
+def run_job(job_id: str) -> None:
+    """Do a job if it is still queued, then send what became queued through it."""
+    ledger, main_process = _ledger(os.getpid()), os.getppid()
+    supervise(
+        job_id,
+        ledger,
+        WorkerSettings(),
+        stopping=lambda: bool(_STOPPING[0]) or os.getppid() != main_process,
+        slot=getattr(current_process(), "index", 0),
+    )
+    try:
+        send_unsent(app, ledger)
+    except BROKER_ERRORS as problem:
+        log.warning("The sweep will send what is queued: %s", type(problem).__name__)
