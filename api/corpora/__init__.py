@@ -1,0 +1,1 @@
+"""Corpora over HTTP: register domains, read what was measured, measure."""

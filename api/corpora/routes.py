@@ -1,0 +1,97 @@
+"""Routes of corpora."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from api.corpora.schemas import CorpusBody, CorpusPage, CorpusView
+from api.dependencies import DispatcherDep, Id, LedgerDep, PolicyDep
+from api.jobs.routes import accept
+from api.jobs.schemas import JobView
+from api.openapi import ACCEPTED, created, problems
+from api.paging import PageSize, PageToken, after_of, size_of, token_for
+from api.strict import StrictRoute
+from mixlab.corpora.paths import PathPolicy
+from mixlab.errors import InvalidCorpus, MissingFile, PathNotAllowed, UnknownCorpus
+from mixlab.ledger.records import JobKind, Queue
+
+router = APIRouter(prefix="/corpora", tags=["corpora"], route_class=StrictRoute)
+
+
+@router.post(
+    "",
+    status_code=201,
+    operation_id="registerCorpus",
+    responses={
+        **problems(InvalidCorpus, MissingFile, PathNotAllowed, body=True),
+        **created("corpus"),
+    },
+)
+def register_corpus(
+    body: CorpusBody, ledger: LedgerDep, policy: PolicyDep, response: Response
+) -> CorpusView:
+    """Register domains of text. Every path is looked at now; the text is read by a job.
+
+    A path that is not there is a 422, one that may not be read (outside the allowed folders,
+    through a symbolic link, not a regular file) a 403.
+    """
+    corpus = ledger.add_corpus(body.name, checked_spec(body, policy))
+    response.headers["Location"] = f"/corpora/{corpus.id}"
+    return CorpusView.of(corpus)
+
+
+@router.get("", operation_id="listCorpora", responses=problems(422))
+def list_corpora(
+    ledger: LedgerDep, page_size: PageSize = 0, page_token: PageToken = ""
+) -> CorpusPage:
+    """Corpora, newest first."""
+    after, size = after_of(page_token, {}), size_of(page_size)
+    found = ledger.corpora(limit=size + 1, after=after)
+    token = token_for([corpus.id for corpus in found], size, {})
+    views = [CorpusView.of(corpus) for corpus in found[:size]]
+    return CorpusPage(corpora=views, next_page_token=token)
+
+
+@router.get("/{corpus_id}", operation_id="getCorpus", responses=problems(UnknownCorpus))
+def get_corpus(corpus_id: Id, ledger: LedgerDep) -> CorpusView:
+    """One corpus, with its token counts and entropies once they are measured."""
+    return CorpusView.of(ledger.corpus(corpus_id))
+
+
+@router.post(
+    "/{corpus_id}/entropy",
+    status_code=202,
+    operation_id="measureCorpus",
+    responses={**problems(UnknownCorpus), **ACCEPTED},
+)
+def measure_corpus(
+    corpus_id: Id, ledger: LedgerDep, dispatcher: DispatcherDep, response: Response
+) -> JobView:
+    """Tokenise the corpus and measure its domains' entropies."""
+    ledger.corpus(corpus_id)  # an unknown corpus is told now, not by a failed job
+    job = ledger.submit(JobKind.MEASURE_CORPUS, {"corpus_id": corpus_id}, queue=Queue.CPU)
+    return accept(response, ledger, dispatcher, job)
+
+
+def checked_spec(body: CorpusBody, policy: PathPolicy) -> dict[str, Any]:
+    """What the ledger keeps of a body, its paths checked and normalised.
+
+    Raises InvalidCorpus, MissingFile or PathNotAllowed.
+    """
+    if len(body.domains) < 2:
+        raise InvalidCorpus(
+            f"A corpus needs at least two domains to mix; this one has {len(body.domains)}."
+        )
+    return {
+        "domains": {
+            name: {
+                "paths": [policy.check(path) for path in domain.paths],
+                "text_field": domain.text_field,
+            }
+            for name, domain in body.domains.items()
+        },
+        "vocabulary": body.vocabulary,
+        "tokenizer_file": policy.check(body.tokenizer_file) if body.tokenizer_file else None,
+        "validation_fraction": body.validation_fraction,
+        "seed": body.seed,
+    }

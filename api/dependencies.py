@@ -1,0 +1,70 @@
+"""What routes are given: settings, the ledger, the dispatcher, the path policy.
+
+The ledger opens at the first use that succeeds, so an API whose database comes
+up later starts all the same and says so at `/readyz`.
+"""
+
+from threading import Lock
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from api.dispatch import Dispatcher
+from api.settings import Settings
+from mixlab.corpora.paths import PathPolicy
+from mixlab.ledger.sql import Ledger
+
+
+class Resources:
+    """What one running API holds open."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.dispatcher = Dispatcher(
+            settings.broker_url.get_secret_value(),
+            timeout_seconds=settings.broker_timeout_seconds,
+        )
+        self.policy = PathPolicy(tuple(settings.data_roots), tuple(settings.remote_schemes))
+        self._ledger: Ledger | None = None
+        self._opening = Lock()
+
+    def ledger(self) -> Ledger:
+        """The ledger, opened now if it wasn't. Raises SQLAlchemy's OperationalError if it can't."""
+        with self._opening:
+            if self._ledger is None:
+                self._ledger = Ledger.open(self.settings.database_url.get_secret_value())
+            return self._ledger
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.dispatcher.close()
+        if self._ledger is not None:
+            self._ledger.close()
+
+
+def _resources(request: Request) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+ResourcesDep = Annotated[Resources, Depends(_resources)]
+
+
+def _ledger(resources: ResourcesDep) -> Ledger:
+    return resources.ledger()
+
+
+def _dispatcher(resources: ResourcesDep) -> Dispatcher:
+    return resources.dispatcher
+
+
+def _policy(resources: ResourcesDep) -> PathPolicy:
+    return resources.policy
+
+
+LedgerDep = Annotated[Ledger, Depends(_ledger)]
+DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
+PolicyDep = Annotated[PathPolicy, Depends(_policy)]
+
+# What no id can look like never reaches SQL; api/errors.py answers it with 404.
+Id = Annotated[str, Path(max_length=64, pattern=r"^[a-z]+_[0-9A-Za-z-]+$")]

@@ -1,0 +1,191 @@
+"""Errors as RFC 9457 problem documents, and the only home of their HTTP statuses.
+
+Each problem has `type` (`urn:mixlab:error:<slug>`), `title`, `status`, `detail`
+and `instance`; a body or query that doesn't validate adds `errors`, each with
+a JSON pointer (RFC 6901) into the body, or the name of the parameter. A path
+parameter that can't be an id is a 404: nothing answers to it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from mixlab import errors
+from mixlab.errors import MixlabError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: dict[type[MixlabError], int] = {
+    errors.InvalidMixture: 422,
+    errors.InvalidBudget: 422,
+    errors.InvalidRecipe: 422,
+    errors.InvalidCorpus: 422,
+    errors.InvalidTable: 422,
+    errors.InvalidLoss: 422,
+    errors.TooFewMixtures: 422,
+    errors.InfeasibleConstraints: 422,
+    errors.PathNotAllowed: 403,
+    # Recipes, laws and catalogues are named in bodies, never in a URL: the URL is right.
+    errors.UnknownRecipe: 422,
+    errors.UnknownLaw: 422,
+    errors.UnknownCatalogue: 422,
+    errors.UnknownCorpus: 404,
+    errors.UnknownMixture: 404,
+    errors.UnknownJob: 404,
+    errors.MissingFile: 422,
+    errors.MissingTextField: 422,
+    errors.TruncatedFile: 422,
+    errors.LimitExceeded: 422,
+    errors.EmptyDomain: 422,
+    errors.DomainTooSmall: 422,
+    errors.ChecksumMismatch: 502,
+    errors.UnsafeArchive: 502,
+    errors.MissingClient: 501,
+    errors.Diverged: 422,
+    errors.NotReady: 409,
+    errors.LeaseLost: 409,
+}
+
+# Of statuses that no class of ours stands for: slug and title.
+TITLES: dict[int, tuple[str, str]] = {
+    400: ("malformed-request", "The request can't be read"),
+    404: ("not-found", "Nothing answers to this path"),
+    405: ("method-not-allowed", "This path doesn't answer to that method"),
+    413: ("body-too-large", "The request body is too large"),
+    415: ("unsupported-media-type", "Bodies must be application/json"),
+    422: ("invalid-request", "The request doesn't validate"),
+    500: ("internal", "The service failed; its log says why"),
+    503: ("unavailable", "The service can't answer now"),
+}
+
+
+class RequestRefused(HTTPException):
+    """A request that is refused before its route sees it, with a status of TITLES."""
+
+
+def status_of(error: type[MixlabError]) -> int:
+    """The HTTP status of an error, by its nearest class in STATUS; 500 where there is none."""
+    return next((STATUS[known] for known in error.__mro__ if known in STATUS), 500)
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    slug: str | None = None,
+    title: str | None = None,
+    instance: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> JSONResponse:
+    """A problem document; slug and title default to those of the status."""
+    known_slug, known_title = TITLES.get(status, ("http-error", _phrase(status)))
+    body = {
+        "type": f"urn:mixlab:error:{slug or known_slug}",
+        "title": title or known_title,
+        "status": status,
+        "detail": detail,
+        **({"instance": instance} if instance else {}),
+        **members,
+    }
+    return JSONResponse(
+        body, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {})
+    )
+
+
+def title_of(error: type[MixlabError]) -> str:
+    """The first line of the class's docstring, without its full stop."""
+    return (error.__doc__ or error.__name__).splitlines()[0].rstrip(".")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app with a problem document."""
+    app.add_exception_handler(MixlabError, _deliberate)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OperationalError, _ledger_down)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _deliberate(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, MixlabError)
+    kind = type(error)
+    return problem(
+        status_of(kind),
+        str(error),
+        slug=kind.slug(),
+        title=title_of(kind),
+        instance=request.url.path,
+    )
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [_item(item) for item in error.errors()]
+    if all(item["loc"][:1] == ("path",) for item in error.errors()):
+        return problem(404, "No id looks like that.", instance=request.url.path)
+    where = found[0].get("pointer", found[0].get("parameter", ""))
+    detail = f"{where or 'The body'}: {found[0]['detail']}"
+    more = f" ({len(found) - 1} more in `errors`)" if len(found) > 1 else ""
+    return problem(422, detail + more, instance=request.url.path, errors=found)
+
+
+def _item(item: Mapping[str, Any]) -> dict[str, str]:
+    place, *path = item["loc"]
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if place == "body":
+        return {"pointer": _pointer(path), "detail": message}
+    return {"parameter": ".".join(map(str, path)), "in": str(place), "detail": message}
+
+
+def _pointer(path: Sequence[object]) -> str:
+    # "[key]" is pydantic's mark for "the key itself is wrong", no place in the document.
+    parts = [str(part) for part in path if part != "[key]"]
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = str(error.detail)
+    if error.status_code == 404:
+        detail = f"There is no {request.url.path}; GET /openapi.json lists every path."
+    elif error.status_code == 405:
+        detail = f"{request.url.path} doesn't answer to {request.method}."
+    return problem(error.status_code, detail, instance=request.url.path, headers=error.headers)
+
+
+async def _ledger_down(request: Request, error: Exception) -> JSONResponse:
+    # The driver's message may quote the URL; the log filters it, an answer must not hold it.
+    log.error("the ledger can't be reached: %s", type(error.__cause__ or error).__name__)
+    return problem(
+        503,
+        "The ledger can't be reached; nothing was recorded. Try again shortly.",
+        slug="ledger-unreachable",
+        instance=request.url.path,
+        headers={"Retry-After": "5"},
+    )
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("unexpected error at %s", request.url.path, exc_info=error)
+    return problem(
+        500,
+        "An unexpected error; the service's log has it with this time and path.",
+        instance=request.url.path,
+    )
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "HTTP error"

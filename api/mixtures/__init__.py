@@ -1,0 +1,1 @@
+"""Mixtures over HTTP: fit, solve again, register, read."""

@@ -1,0 +1,183 @@
+"""What can be told wrong about a request for a mixture before any job starts.
+
+A fit takes minutes to hours; a request that can't succeed is refused at once.
+SciPy and pandas take over a second to load, so the parts that need them load
+on first use and the API starts without.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from api.mixtures.schemas import ConstraintsBody, FitBody
+from mixlab.errors import (
+    InfeasibleConstraints,
+    InvalidMixture,
+    InvalidTable,
+    NotReady,
+    TooFewMixtures,
+)
+from mixlab.laws import Law, law
+from mixlab.ledger.records import Corpus
+from mixlab.ledger.sql import Ledger
+from mixlab.mixture import Mixture, checked_budget
+from mixlab.recipes import recipe
+from mixlab.runs import Observations
+
+
+def checked_proportions(proportions: Mapping[str, float], corpus: Corpus) -> dict[str, float]:
+    """Proportions over all domains of the corpus; a domain left out gets 0.
+
+    Raises InvalidMixture where they are no mixture, or name a domain that the corpus lacks.
+    """
+    mixture = Mixture(proportions)
+    domains = list(corpus.spec["domains"])
+    strange = sorted(set(mixture.domains) - set(domains))
+    if strange:
+        raise InvalidMixture(
+            f"{_listed(strange)} is no domain of {corpus.id}; it has {_listed(domains)}."
+        )
+    return {domain: mixture.proportions.get(domain, 0.0) for domain in domains}
+
+
+def checked_fit(body: FitBody, ledger: Ledger) -> dict[str, Any]:
+    """The payload of a fit job. Raises what the request has wrong."""
+    chosen = law(body.law)
+    proxy = recipe(body.recipe)
+    budget = checked_budget(body.budget_tokens)
+    corpus = ledger.corpus(body.corpus_id) if body.corpus_id is not None else None
+    tokens_per_step = body.tokens_per_step
+    if body.observations is not None:
+        observations = _checked_table(body.observations, chosen, corpus)
+        domains: Sequence[str] = observations.domains
+        targets: Sequence[str] = observations.targets
+        tokens_per_step = tokens_per_step or _tokens_per_step(observations)
+    elif corpus is not None:
+        domains = targets = list(corpus.spec["domains"])
+        tokens_per_step = tokens_per_step or proxy.tokens_per_step
+        _check_design(body, chosen, domains)
+    else:
+        raise InvalidTable("Nothing to fit: give corpus_id, or observations, or both.")
+    available = _tokens_available(body, corpus)
+    check_weights(body.objective.weights, targets)
+    check_feasible(body.constraints, domains, budget, available)
+    return {
+        "corpus_id": body.corpus_id,
+        "observations": body.observations,
+        "recipe": body.recipe,
+        "law": body.law,
+        "budget_tokens": budget,
+        "objective": body.objective.model_dump(),
+        "constraints": body.constraints.model_dump(),
+        "design": body.design.model_dump(),
+        "tokens_available": available,
+        "tokens_per_step": tokens_per_step,
+    }
+
+
+def check_feasible(
+    constraints: ConstraintsBody,
+    domains: Sequence[str],
+    budget_tokens: int,
+    tokens_available: Mapping[str, int] | None,
+) -> None:
+    """Raise InfeasibleConstraints where no mixture of these domains obeys."""
+    from mixlab.solvers import Constraints
+
+    named = {*constraints.lower, *constraints.upper}
+    _only_known(named, domains, "constraints name", InfeasibleConstraints)
+    Constraints(
+        lower=constraints.lower,
+        upper=constraints.upper,
+        max_epochs=constraints.max_epochs,
+        budget_tokens=budget_tokens,
+        tokens_available=tokens_available,
+    ).bounds(domains)
+
+
+def check_weights(weights: Mapping[str, float] | None, targets: Sequence[str]) -> None:
+    """Raise InvalidMixture for weights of unknown targets, or that are all 0."""
+    if weights is None:
+        return
+    _only_known(weights, targets, "objective's weights name", InvalidMixture)
+    if not any(weights.values()):
+        raise InvalidMixture(
+            "The objective's weights are all 0, so every mixture is as good; give one above 0, "
+            "or leave the weights out."
+        )
+
+
+def _only_known(
+    named: Collection[str],
+    known: Sequence[str],
+    what: str,
+    error: type[InvalidMixture] | type[InfeasibleConstraints],
+) -> None:
+    strange = sorted(set(named) - set(known))
+    if strange:
+        raise error(f"The {what} {_listed(strange)}, but there are only {_listed(known)}.")
+
+
+def _checked_table(
+    rows: Sequence[Mapping[str, Any]], chosen: Law, corpus: Corpus | None
+) -> Observations:
+    from mixlab.tables import from_rows
+
+    observations = from_rows([dict(row) for row in rows])
+    mixtures = int(observations.mixture_index().max()) + 1
+    _check_enough(mixtures, chosen, "the observations have")
+    if corpus is not None:
+        known = list(corpus.spec["domains"])
+        _only_known(observations.domains, known, "table names", InvalidMixture)
+    return observations
+
+
+def _check_design(body: FitBody, chosen: Law, domains: Sequence[str]) -> None:
+    _check_enough(body.design.count, chosen, "design.count asks for")
+    if body.design.floor * len(domains) >= 1:
+        raise InvalidMixture(
+            f"design.floor {body.design.floor} for each of {len(domains)} domains leaves nothing "
+            f"to vary; use less than {1 / len(domains):.4f}."
+        )
+
+
+def _check_enough(mixtures: int, chosen: Law, who: str) -> None:
+    if mixtures < chosen.minimum_mixtures:
+        raise TooFewMixtures(
+            f"The law {chosen.name} needs at least {chosen.minimum_mixtures} different mixtures; "
+            f"{who} {mixtures}."
+        )
+
+
+def _tokens_available(body: FitBody, corpus: Corpus | None) -> dict[str, int] | None:
+    if body.tokens_available is not None or corpus is None:
+        return body.tokens_available
+    if corpus.tokens is not None:
+        return {name: int(counts["train_tokens"]) for name, counts in corpus.tokens.items()}
+    if body.observations is not None and body.constraints.max_epochs is not None:
+        raise NotReady(
+            f"max_epochs needs the token counts of {corpus.id}, which is not measured yet; "
+            f"POST /corpora/{corpus.id}/entropy first, or give tokens_available."
+        )
+    return None  # the job measures the corpus before it solves
+
+
+def _tokens_per_step(observations: Observations) -> int:
+    """Tokens of one step, where the rows agree on it; 1 where the table counts tokens alone."""
+    ratios = observations.tokens / observations.steps
+    lowest, highest = float(ratios.min()), float(ratios.max())
+    if not lowest >= 1:  # NaN too: steps, and nowhere tokens
+        raise InvalidTable(
+            "The table counts steps and doesn't say how many tokens a step has; add a `tokens` "
+            "column, or give tokens_per_step."
+        )
+    if highest > lowest * 1.001:
+        raise InvalidTable(
+            f"Rows have between {lowest:g} and {highest:g} tokens a step; leave `step` out, so "
+            "that the law is fitted on tokens, or give tokens_per_step."
+        )
+    return round(lowest)
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(repr(name) for name in list(names)[:10])
+    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")

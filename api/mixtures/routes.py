@@ -1,0 +1,111 @@
+"""Routes of mixtures."""
+
+from fastapi import APIRouter, Response
+
+from api.dependencies import DispatcherDep, Id, LedgerDep
+from api.jobs.routes import accept
+from api.jobs.schemas import JobView
+from api.mixtures.checks import checked_fit, checked_proportions
+from api.mixtures.schemas import FitBody, MixtureBody, MixtureView, SolveBody
+from api.openapi import ACCEPTED, created, problems
+from api.strict import StrictRoute
+from mixlab.errors import (
+    InfeasibleConstraints,
+    InvalidBudget,
+    InvalidLoss,
+    InvalidMixture,
+    InvalidTable,
+    NotReady,
+    TooFewMixtures,
+    UnknownCorpus,
+    UnknownLaw,
+    UnknownMixture,
+    UnknownRecipe,
+)
+from mixlab.ledger.records import JobKind, Queue
+
+router = APIRouter(prefix="/mixtures", tags=["mixtures"], route_class=StrictRoute)
+
+FIT_REFUSALS = (
+    InfeasibleConstraints, InvalidBudget, InvalidLoss, InvalidMixture, InvalidTable, NotReady,
+    TooFewMixtures, UnknownCorpus, UnknownLaw, UnknownRecipe,
+)  # fmt: skip
+
+
+@router.post(
+    "/fit",
+    status_code=202,
+    operation_id="fitMixture",
+    responses={**problems(*FIT_REFUSALS, body=True), **ACCEPTED},
+)
+def fit_mixture(
+    body: FitBody, ledger: LedgerDep, dispatcher: DispatcherDep, response: Response
+) -> JobView:
+    """Find the mixture for a budget, doing whatever stages are missing.
+
+    The corpus is measured, proxy runs are trained, the law is fitted, the mixture solved;
+    the job's result links to it. With observations only the last two are done.
+    """
+    job = ledger.submit(JobKind.FIT_MIXTURE, checked_fit(body, ledger), queue=Queue.CPU)
+    return accept(response, ledger, dispatcher, job)
+
+
+@router.post(
+    "/solve",
+    status_code=201,
+    operation_id="solveMixture",
+    responses={
+        **problems(
+            InfeasibleConstraints,
+            InvalidBudget,
+            InvalidMixture,
+            NotReady,
+            UnknownMixture,
+            body=True,
+        ),
+        **created("new mixture"),
+    },
+)
+def solve_mixture(body: SolveBody, ledger: LedgerDep, response: Response) -> MixtureView:
+    """Solve a mixture's fit again under another budget, objective or constraints, at once."""
+    from api.mixtures.solving import solve_again  # SciPy: not at start
+
+    parent = ledger.mixture(body.mixture_id)
+    proportions, report = solve_again(body, parent)
+    record = ledger.add_mixture(
+        corpus_id=parent.corpus_id,
+        job_id=None,
+        parent_id=parent.id,
+        proportions=proportions,
+        fit=parent.fit,
+        report=report,
+    )
+    response.headers["Location"] = f"/mixtures/{record.id}"
+    return MixtureView.of(record)
+
+
+@router.post(
+    "",
+    status_code=201,
+    operation_id="registerMixture",
+    responses={**problems(InvalidMixture, UnknownCorpus, body=True), **created("mixture")},
+)
+def register_mixture(body: MixtureBody, ledger: LedgerDep, response: Response) -> MixtureView:
+    """Register proportions that you have already, to train with them."""
+    proportions = checked_proportions(body.proportions, ledger.corpus(body.corpus_id))
+    record = ledger.add_mixture(
+        corpus_id=body.corpus_id,
+        job_id=None,
+        parent_id=None,
+        proportions=proportions,
+        fit=None,
+        report={},
+    )
+    response.headers["Location"] = f"/mixtures/{record.id}"
+    return MixtureView.of(record)
+
+
+@router.get("/{mixture_id}", operation_id="getMixture", responses=problems(UnknownMixture))
+def get_mixture(mixture_id: Id, ledger: LedgerDep) -> MixtureView:
+    """One mixture, with the fit and the problem that it came from."""
+    return MixtureView.of(ledger.mixture(mixture_id))

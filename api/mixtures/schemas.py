@@ -1,0 +1,197 @@
+"""Mixtures as clients ask for, register and see them."""
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field
+
+from api.values import (
+    MAX_DOMAINS,
+    Body,
+    Identifier,
+    Name,
+    Seed,
+    Shares,
+    Tokens,
+    View,
+    Weights,
+)
+from mixlab.ledger.records import MixtureRecord
+
+MAX_ROWS = 100_000
+MAX_COLUMNS = 3 + 2 * MAX_DOMAINS + 100
+
+Column = Annotated[str, Field(min_length=1, max_length=120)]
+Cell = float | Annotated[str, Field(max_length=200)] | None
+Row = Annotated[dict[Column, Cell], Field(max_length=MAX_COLUMNS)]
+
+
+class ObjectiveBody(Body):
+    """What the mixture minimises: the weighted mean of the domains' predicted losses."""
+
+    weights: Weights | None = Field(None, description="By domain; equal where left out.")
+
+
+class ConstraintsBody(Body):
+    """What the mixture must obey."""
+
+    lower: Shares = Field(default_factory=dict, description="Least share by domain.")
+    upper: Shares = Field(default_factory=dict, description="Greatest share by domain.")
+    max_epochs: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        4.0, description="Share x budget is at most this many times a domain's tokens."
+    )
+
+
+class DesignBody(Body):
+    """Which proxy runs are made."""
+
+    count: int = Field(14, ge=1, le=1000, description="Mixtures to try.")
+    floor: float = Field(0.03, ge=0, lt=0.5, description="Least share of a domain in any run.")
+    seed: Seed = 0
+    repeated_seeds: int = Field(
+        2, ge=0, le=100, description="Extra runs of one mixture, which measure the seed's noise."
+    )
+
+
+class FitBody(Body):
+    """From a corpus, or a table of observations, to a solved mixture."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "corpus_id": "corpus_0199f2c4",
+                    "recipe": "proxy_tiny",
+                    "budget_tokens": 2_457_600,
+                    "constraints": {"lower": {"code": 0.1}, "max_epochs": 4},
+                },
+                {
+                    "observations": [
+                        {
+                            "run": "a",
+                            "tokens": 1_000_000,
+                            "mixture.code": 0.5,
+                            "mixture.legal": 0.5,
+                            "loss.code": 3.1,
+                            "loss.legal": 3.4,
+                        }
+                    ],
+                    "budget_tokens": 100_000_000,
+                },
+            ]
+        }
+    )
+
+    corpus_id: Identifier | None = None
+    observations: Annotated[list[Row], Field(min_length=1, max_length=MAX_ROWS)] | None = Field(
+        None,
+        description="Rows with `run`, `step` and/or `tokens`, optional `params`, "
+        "`mixture.<domain>` and `loss.<target>`; then no proxy run is made.",
+    )
+    recipe: Name = Field("proxy_tiny", description="Of the proxy runs.")
+    law: Name = "bimix"
+    budget_tokens: int = Field(
+        le=10**18, description="Tokens of the run that the mixture is for; at least 1."
+    )
+    objective: ObjectiveBody = Field(default_factory=ObjectiveBody)
+    constraints: ConstraintsBody = Field(default_factory=ConstraintsBody)
+    design: DesignBody = Field(default_factory=DesignBody)
+    tokens_available: Annotated[dict[Name, Tokens], Field(max_length=MAX_DOMAINS)] | None = Field(
+        None, description="Training tokens by domain; the corpus's own where left out."
+    )
+    tokens_per_step: Tokens | None = Field(
+        None, description="Where the table counts steps and has no tokens."
+    )
+
+
+class SolveBody(Body):
+    """The same fit, another problem. What is left out stays as it was."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"mixture_id": "mix_0199f2c4", "constraints": {"upper": {"code": 0.3}}}]
+        }
+    )
+
+    mixture_id: Identifier
+    budget_tokens: int | None = Field(None, le=10**18)
+    objective: ObjectiveBody | None = None
+    constraints: ConstraintsBody | None = Field(
+        None, description="Replaces all constraints of the mixture that is solved again."
+    )
+    tokens_available: Annotated[dict[Name, Tokens], Field(max_length=MAX_DOMAINS)] | None = None
+
+
+class MixtureBody(Body):
+    """A mixture that you have already."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"corpus_id": "corpus_0199f2c4", "proportions": {"code": 0.4, "legal": 0.6}}
+            ]
+        }
+    )
+
+    corpus_id: Identifier
+    proportions: dict[Name, float] = Field(
+        max_length=MAX_DOMAINS, description="Sum to 1; a domain left out gets 0."
+    )
+
+
+class MixtureView(View):
+    """A mixture, with the fit and the problem that it came from."""
+
+    id: str = Field(examples=["mix_0199f2c4"])
+    corpus_id: str | None
+    job_id: str | None
+    parent_id: str | None = Field(description="The mixture whose fit was solved again.")
+    proportions: dict[str, float]
+    fit: dict[str, Any] | None = Field(
+        description="Law, and per target: parameters, standard errors, status, R2; null for a "
+        "mixture that was registered."
+    )
+    report: dict[str, Any] = Field(
+        description="Objective, constraints, budget_tokens, step, predicted_nats, solution, ..."
+    )
+    created_at: datetime
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, record: MixtureRecord) -> Self:
+        """The view of a ledger's mixture."""
+        related = {
+            "corpus": record.corpus_id and f"/corpora/{record.corpus_id}",
+            "job": record.job_id and f"/jobs/{record.job_id}",
+            "parent": record.parent_id and f"/mixtures/{record.parent_id}",
+        }
+        links = {name: path for name, path in related.items() if path}
+        return cls(
+            id=record.id,
+            corpus_id=record.corpus_id,
+            job_id=record.job_id,
+            parent_id=record.parent_id,
+            proportions=dict(record.proportions),
+            fit=dict(record.fit) if record.fit is not None else None,
+            report=dict(record.report),
+            created_at=record.created_at,
+            links={"self": f"/mixtures/{record.id}", **links},
+        )
+
+
+class MixturePage(View):
+    """Some mixtures, newest first, without their fits and reports."""
+
+    mixtures: list["MixtureSummary"]
+    next_page_token: str = Field(description="Empty on the last page.")
+
+
+class MixtureSummary(View):
+    """A mixture in a list."""
+
+    id: str
+    corpus_id: str | None
+    job_id: str | None
+    parent_id: str | None
+    proportions: dict[str, float]
+    created_at: datetime

@@ -1,0 +1,1 @@
+"""Training runs over HTTP: request one, read what it measured and consumed."""

@@ -1,0 +1,87 @@
+"""Training runs as clients request and see them."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field
+
+from api.values import MAX_DOMAINS, Body, Identifier, Name, Seed, View
+from mixlab.ledger.records import Run, RunRole
+
+MAX_STEPS = 100_000_000
+
+
+class TrainingBody(Body):
+    """A mixture, by id or as proportions, and the recipe to train it with."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"mixture_id": "mix_0199f2c4", "recipe": "target_small"},
+                {
+                    "corpus_id": "corpus_0199f2c4",
+                    "proportions": {"code": 0.4, "legal": 0.6},
+                    "recipe": "target_small",
+                    "steps": 300,
+                },
+            ]
+        }
+    )
+
+    mixture_id: Identifier | None = None
+    proportions: dict[Name, float] | None = Field(
+        None, max_length=MAX_DOMAINS, description="Instead of a mixture's id; sum to 1."
+    )
+    corpus_id: Identifier | None = Field(
+        None, description="Needed with proportions, and for a mixture without a corpus."
+    )
+    recipe: Name = "target_small"
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = Field(
+        None, description="Instead of the recipe's own number of weight updates."
+    )
+    seed: Seed = 0
+    label: Name = Field("full", description="A word for your own lists.")
+
+
+class TrainingView(View):
+    """A training run: its mixture, recipe, and what it measured and consumed."""
+
+    id: str = Field(examples=["run_0199f2c4"])
+    job_id: str
+    corpus_id: str
+    role: RunRole
+    label: str
+    mixture: dict[str, float]
+    recipe: dict[str, Any]
+    seed: int
+    observations: list[dict[str, Any]] = Field(
+        description="`step`, `tokens` and `losses_nats` by domain, at each evaluation."
+    )
+    consumed: list[dict[str, Any]] = Field(
+        description="Tokens really consumed: `from_step`, `to_step` and `tokens` by domain."
+    )
+    seconds: float | None = Field(description="Null until the run has ended.")
+    error: dict[str, Any] | None = Field(description="Set where the run diverged.")
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """The view of a ledger's run."""
+        return cls(
+            id=run.id,
+            job_id=run.job_id,
+            corpus_id=run.corpus_id,
+            role=run.role,
+            label=run.label,
+            mixture=dict(run.mixture),
+            recipe=dict(run.recipe),
+            seed=run.seed,
+            observations=[dict(observation) for observation in run.observations],
+            consumed=[dict(entry) for entry in run.consumed],
+            seconds=run.seconds,
+            error=dict(run.error) if run.error is not None else None,
+            links={
+                "self": f"/trainings/{run.id}",
+                "job": f"/jobs/{run.job_id}",
+                "corpus": f"/corpora/{run.corpus_id}",
+            },
+        )
