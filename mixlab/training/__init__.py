@@ -1,1 +1,6 @@
-"""training."""
+"""Training: the only home of torch. Its public face is `train`, its progress and its result."""
+
+from mixlab.training.loop import train
+from mixlab.training.records import TokenCorpus, TrainingProgress, TrainingResult
+
+__all__ = ["TokenCorpus", "TrainingProgress", "TrainingResult", "train"]

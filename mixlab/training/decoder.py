@@ -1,0 +1,153 @@
+"""The decoder: a Llama-style language model, in one file, read from top to bottom.
+
+    x   = embedding[tokens]
+    x  += attention(rms_norm(x));  x += swiglu(rms_norm(x))      in every block
+    logits = rms_norm(x) @ head^T                                the loss is in head.py
+
+Attention: rotary positions (the half-split form of GPT-NeoX and of Llama in transformers),
+queries of `heads` heads over `kv_heads` shared keys and values, causal. No biases, no dropout.
+
+Initialisation: matrices normal with standard deviation 1/sqrt(fan in), those that write into
+the residual stream divided by sqrt(2 * layers) (Radford et al. 2019), the embedding and the
+head with 0.02, so that a fresh model's loss is ln(vocabulary); norms start at 1.
+
+Sources: arXiv 2302.13971 (Llama), 1910.07467 (RMSNorm), 2104.09864 (RoPE), 2002.05202
+(SwiGLU), 2305.13245 (grouped queries). Limits: documents packed into one window see each other.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixlab.recipes import Architecture
+
+TABLE_STD = 0.02
+
+
+class Decoder(nn.Module):
+    """A decoder of the given shape with `Architecture.parameters` parameters.
+
+    Build it under `torch.device("meta")` to have the shapes without the memory. Weights are
+    undefined until `initialise`.
+    """
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.width, shape.norm_epsilon)
+        self.head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+        if shape.tied_head:
+            self.head.weight = self.embedding.weight
+        rotation = rotations(shape.context, shape.head_width, shape.rope_theta)
+        self.register_buffer("rotation", rotation, persistent=False)
+        self.rotation: Tensor
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of the next token, shape (sequence, place, vocabulary)."""
+        logits: Tensor = self.head(self.features(tokens))
+        return logits
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """What the head reads, shape (sequence, place, width)."""
+        x = self.embedding(tokens)
+        rotation = self.rotation[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x, rotation)
+        features: Tensor = self.norm(x)
+        return features
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Fill every weight, the same for a seed on every machine and device."""
+        chance = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 1:
+                weight.fill_(1.0)
+            else:
+                values = torch.empty(weight.shape).normal_(generator=chance)
+                weight.copy_(values * self._standard_deviation(name, weight))
+
+    def _standard_deviation(self, name: str, weight: Tensor) -> float:
+        if not name.startswith("blocks."):
+            return TABLE_STD
+        into_residual = name.endswith((".output.weight", ".down.weight"))
+        damping = math.sqrt(2 * self.shape.layers) if into_residual else 1.0
+        return 1.0 / (math.sqrt(weight.shape[1]) * damping)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to the stream it reads."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.width, shape.norm_epsilon)
+        self.attention = Attention(shape)
+        self.ffn_norm = nn.RMSNorm(shape.width, shape.norm_epsilon)
+        self.ffn = SwiGLU(shape.width, shape.ffn_width)
+
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
+        """The stream after the block, shape (sequence, place, width) as before."""
+        x = x + self.attention(self.attention_norm(x), rotation)
+        x = x + self.ffn(self.ffn_norm(x))
+        return x
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = shape.heads, shape.kv_heads
+        self.head_width = shape.head_width
+        # One matrix for queries, keys and values, in that order of rows.
+        rows = (shape.heads + 2 * shape.kv_heads) * shape.head_width
+        self.qkv = nn.Linear(shape.width, rows, bias=False)
+        self.output = nn.Linear(shape.width, shape.width, bias=False)
+
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
+        """Shape (sequence, place, width) to the same shape."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        grouped = self.heads != self.kv_heads
+        mixed = F.scaled_dot_product_attention(
+            rotated(q, rotation), rotated(k, rotation), v, is_causal=True, enable_gqa=grouped
+        )
+        out: Tensor = self.output(mixed.transpose(1, 2).flatten(-2))
+        return out
+
+
+class SwiGLU(nn.Module):
+    """Feed-forward with a gate: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, ffn_width: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * ffn_width, bias=False)
+        self.down = nn.Linear(ffn_width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (sequence, place, width) to the same shape."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        out: Tensor = self.down(F.silu(gate) * up)
+        return out
+
+
+def rotations(context: int, head_width: int, theta: float) -> Tensor:
+    """(cos, cos) and (-sin, sin) of place * theta^(-2i / head_width).
+
+    Shape (place, 2, head_width), i from 0 to head_width / 2 - 1 in each half.
+    """
+    rates = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    angles = torch.outer(torch.arange(context, dtype=torch.float64), rates)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cos, cos), 1), torch.cat((-sin, sin), 1)), dim=1).float()
+
+
+def rotated(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn every pair (i, i + head_width / 2) of x, shape (..., place, head_width)."""
+    cos, sin = rotation.to(x.dtype).unbind(dim=1)
+    # Swapping the halves by roll costs one pass over memory less than chunk and cat.
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
