@@ -28,8 +28,10 @@ import zstandard
 from mixlab.errors import TruncatedFile, UnsafeArchive
 
 Wanted = Callable[[str], bool]
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error)
-DAMAGE = (*DAMAGE, gzip.BadGzipFile, zstandard.ZstdError)
+DAMAGE: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error),
+    *(gzip.BadGzipFile, zstandard.ZstdError),
+)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ chance, so the same packages give the same bytes.
 """
 
 import contextlib
+import functools
 import json
 import os
 import tempfile
@@ -137,7 +138,7 @@ def _stands(record: Mapping[str, Any], file: Path, fingerprint: str) -> bool:
     """Whether the domain was made from this very manifest and still is what was written."""
     if record["fingerprint"] != fingerprint or not file.is_file():
         return False
-    return sha256_of(file) == record["jsonl_sha256"]
+    return sha256_of(file) == str(record["jsonl_sha256"])
 
 
 def _obtain_all(
@@ -146,7 +147,7 @@ def _obtain_all(
     cached = {}
     for package in manifest.packages_of(domain.name):
         cached[package.key] = obtain(
-            package, cache, progress=lambda fraction, key=package.key: meter.package(key, fraction)
+            package, cache, progress=functools.partial(meter.package, package.key)
         )
         meter.obtained(cached[package.key])
     return cached

@@ -39,7 +39,8 @@ def worked_problems(members: Iterable[Member], options: Mapping[str, Any]) -> It
     """A problem and its worked solution (MATH, GSM8K)."""
     del options
     for doc in _docs(members):
-        yield doc.get("problem", doc.get("question")) + "\n\n" + doc["choices"][0]
+        problem = doc["problem"] if "problem" in doc else doc["question"]
+        yield problem + "\n\n" + doc["choices"][0]
 
 
 def paper_contexts(members: Iterable[Member], options: Mapping[str, Any]) -> Iterator[str]:
@@ -54,7 +55,10 @@ def full_papers(members: Iterable[Member], options: Mapping[str, Any]) -> Iterat
     del options
     for doc in _docs(members):
         names, sections = doc["full_text"]["section_name"], doc["full_text"]["paragraphs"]
-        body = ("\n\n".join([name or "", *section]) for name, section in zip(names, sections))
+        body = (
+            "\n\n".join([name or "", *section])
+            for name, section in zip(names, sections, strict=True)
+        )
         yield "\n\n".join([doc["title"], doc["abstract"], *body])
 
 
