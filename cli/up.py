@@ -1,0 +1,257 @@
+"""`mixlab up`: the whole service on one machine, on the loopback address alone.
+
+    broker, API, worker of the cpu queue, worker of the gpu queue, sweep
+
+Each is a process of its own that is started again should it end. State lives
+in the home folder: the ledger, the broker's append-only file, shards, logs.
+Whatever was killed, the next start goes on from there.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Annotated, NoReturn, Self
+
+import typer
+
+from cli.broker import Broker, CannotStart, free_port
+from cli.processes import Child, Processes, Say
+from mixlab.ledger import Ledger
+from mixlab.ledger.records import Queue
+from workers.contract import SharedSettings
+
+PORT = 8712
+API_SECONDS = 30.0
+
+
+class Stack:
+    """The service as a context manager, on a free port unless told which.
+
+    `gpu_workers` is how many training jobs run at once: one per GPU; without a GPU one per CPU
+    core, each with one thread, since short runs of small models gain more from company than
+    from threads. MIXLAB_THREADS in the environment overrides the threads.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        data_roots: Sequence[Path] = (),
+        port: int | None = None,
+        cpu_workers: int | None = None,
+        gpu_workers: int | None = None,
+        say: Say = lambda _line: None,
+    ) -> None:
+        self.home = home.expanduser().resolve()
+        self._port = port
+        self._data_roots = data_roots
+        self._gpus = count_gpus()
+        self._slots = {
+            Queue.CPU: cpu_workers or min(cores(), 4),
+            Queue.GPU: gpu_workers or self._gpus or cores(),
+        }
+        self._say = say
+        self._lock: IO[str] | None = None
+        self._processes: Processes | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Where the API answers."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def logs(self) -> Path:
+        """Where every process and every attempt of a job has its log."""
+        return self.home / "logs"
+
+    def start(self) -> Self:
+        """Start everything; return once the API answers. Raises CannotStart."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._lock = _only_one(self.home)
+        self._port = _checked(self._port)
+        broker = Broker.prepare(self.home / "broker")
+        settings = SharedSettings(home=self.home)
+        Ledger.open(settings.database_url.get_secret_value()).close()  # migrates it
+        self._processes = Processes(self.logs, self._environment(broker), self._say)
+        started = self._processes.start("broker", broker.command)
+        broker.wait(started.process, started.log)
+        for queue in Queue:
+            self._processes.start(f"worker-{queue}", worker(queue, self._slots[queue]))
+        self._processes.start("sweep", [sys.executable, "-m", "workers.sweep"])
+        self._wait_for(self._processes.start("api", api(self._port)))
+        self._lock.write(f"{self.base_url} (process {os.getpid()})")
+        self._lock.flush()
+
+    def stop(self) -> None:
+        """Stop everything; running jobs go back into the queue."""
+        if self._processes is not None:
+            # The broker last: workers hand their jobs back through it.
+            self._processes.stop(["api", "sweep", *(f"worker-{queue}" for queue in Queue)])
+            self._processes.close()
+            self._processes = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _environment(self, broker: Broker) -> dict[str, str]:
+        told = {"MIXLAB_HOME": str(self.home), "MIXLAB_BROKER_URL": broker.url}
+        if self._data_roots:
+            told["MIXLAB_DATA_ROOTS"] = json.dumps([str(root) for root in self._data_roots])
+        defaults = {"MIXLAB_GPUS": str(self._gpus)}
+        if not self._gpus:
+            threads = max(1, cores() // self._slots[Queue.GPU])
+            defaults["MIXLAB_THREADS"] = str(threads)
+        return defaults | dict(os.environ) | told
+
+    def _wait_for(self, child: Child) -> None:
+        deadline = time.monotonic() + API_SECONDS
+        while not _answers(f"{self.base_url}/livez"):
+            if time.monotonic() > deadline or child.quick_ends > 1:
+                raise CannotStart(f"The API does not answer at {self.base_url}; see {child.log}.")
+            time.sleep(0.05)
+
+
+def api(port: int) -> list[str]:
+    """The command of the API."""
+    target = ["uvicorn", "api.app:create_app", "--factory"]
+    return [sys.executable, "-m", *target, "--host", "127.0.0.1", "--port", str(port)]
+
+
+def worker(queue: Queue, slots: int) -> list[str]:
+    """The command of a worker that does so many jobs of a queue at once."""
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    options = ["-Q", queue.value, "-P", "prefork", "-c", str(slots), "-O", "fair", "-l", "INFO"]
+    name = ["-n", f"{queue}-{os.getpid()}@%h"]
+    return [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options, *name, *quiet]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that the driver lists; 0 without a driver. Loads no torch."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
+def _only_one(home: Path) -> IO[str]:
+    """Hold the home folder's lock; the system frees it when this process ends, however."""
+    lock = (home / "up.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        where = lock.read() or "it is just starting"
+        lock.close()
+        raise CannotStart(
+            f"mixlab is already up in {home}: {where}. Stop that one, or choose another --home."
+        ) from None
+    lock.truncate(0)  # what an earlier one wrote
+    return lock
+
+
+def _checked(port: int | None) -> int:
+    if port is None:
+        return free_port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as problem:
+            raise CannotStart(
+                f"Port {port} is taken ({problem.strerror}); choose another with --port."
+            ) from None
+    return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        # Without the proxies of the environment: this is the loopback address.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def up(
+    home: Annotated[
+        Path, typer.Option(envvar="MIXLAB_HOME", help="Ledger, shards, checkpoints and logs.")
+    ] = Path(".mixlab"),
+    port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1.")] = PORT,
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder that corpora may be read from; may be repeated. [default: .]"),
+    ] = None,
+    cpu_workers: Annotated[
+        int | None, typer.Option(min=1, help="Tokenising and fitting jobs at once.")
+    ] = None,
+    gpu_workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training jobs at once. [default: one per GPU, or per core]"),
+    ] = None,
+) -> None:
+    """Start the API, the workers, the sweep and a broker on this machine. Ctrl-C stops all."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    roots = data_root
+    if not roots and "MIXLAB_DATA_ROOTS" not in os.environ:
+        roots = [Path.cwd()]
+    stack = Stack(
+        home, data_roots=[root.resolve() for root in roots or ()], port=port,
+        cpu_workers=cpu_workers, gpu_workers=gpu_workers, say=_say,
+    )  # fmt: skip
+    try:
+        with stack:
+            _say(f"mixlab is up: {stack.base_url} (what it offers: {stack.base_url}/docs)")
+            _say(f"home {stack.home}, logs in {stack.logs}; Ctrl-C stops everything")
+            threading.Event().wait()
+    except CannotStart as problem:
+        typer.echo(f"error: {problem}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        _say("stopped; running jobs go on at the next start")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
