@@ -53,6 +53,10 @@ STATUS: dict[type[MixlabError], int] = {
     errors.Diverged: 422,
     errors.NotReady: 409,
     errors.LeaseLost: 409,
+    # Bases, which some code raises as they are.
+    errors.Unknown: 404,
+    errors.FetchFailed: 502,
+    errors.Conflict: 409,
 }
 
 # Of statuses that no class of ours stands for: slug and title.

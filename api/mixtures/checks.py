@@ -6,11 +6,10 @@ on first use and the API starts without.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from api.mixtures.schemas import ConstraintsBody, FitBody
 from mixlab.errors import (
-    InfeasibleConstraints,
     InvalidMixture,
     InvalidTable,
     NotReady,
@@ -22,6 +21,9 @@ from mixlab.ledger.sql import Ledger
 from mixlab.mixture import Mixture, checked_budget
 from mixlab.recipes import recipe
 from mixlab.runs import Observations
+
+if TYPE_CHECKING:
+    from mixlab.solvers import Constraints
 
 
 def checked_proportions(proportions: Mapping[str, float], corpus: Corpus) -> dict[str, float]:
@@ -45,15 +47,14 @@ def checked_fit(body: FitBody, ledger: Ledger) -> dict[str, Any]:
     proxy = recipe(body.recipe)
     budget = checked_budget(body.budget_tokens)
     corpus = ledger.corpus(body.corpus_id) if body.corpus_id is not None else None
-    tokens_per_step = body.tokens_per_step
     if body.observations is not None:
         observations = _checked_table(body.observations, chosen, corpus)
         domains: Sequence[str] = observations.domains
         targets: Sequence[str] = observations.targets
-        tokens_per_step = tokens_per_step or _tokens_per_step(observations)
+        tokens_per_step = _tokens_per_step(observations, body.tokens_per_step)
     elif corpus is not None:
         domains = targets = list(corpus.spec["domains"])
-        tokens_per_step = tokens_per_step or proxy.tokens_per_step
+        tokens_per_step = proxy.tokens_per_step
         _check_design(body, chosen, domains)
     else:
         raise InvalidTable("Nothing to fit: give corpus_id, or observations, or both.")
@@ -81,24 +82,29 @@ def check_feasible(
     tokens_available: Mapping[str, int] | None,
 ) -> None:
     """Raise InfeasibleConstraints where no mixture of these domains obeys."""
+    library_constraints(constraints, budget_tokens, tokens_available).bounds(domains)
+
+
+def library_constraints(
+    constraints: ConstraintsBody, budget_tokens: int, tokens_available: Mapping[str, int] | None
+) -> "Constraints":
+    """The solver's form of a body's constraints."""
     from mixlab.solvers import Constraints
 
-    named = {*constraints.lower, *constraints.upper}
-    _only_known(named, domains, "constraints name", InfeasibleConstraints)
-    Constraints(
+    return Constraints(
         lower=constraints.lower,
         upper=constraints.upper,
         max_epochs=constraints.max_epochs,
         budget_tokens=budget_tokens,
-        tokens_available=tokens_available,
-    ).bounds(domains)
+        tokens_available=tokens_available or {},
+    )
 
 
 def check_weights(weights: Mapping[str, float] | None, targets: Sequence[str]) -> None:
     """Raise InvalidMixture for weights of unknown targets, or that are all 0."""
     if weights is None:
         return
-    _only_known(weights, targets, "objective's weights name", InvalidMixture)
+    _only_known(weights, targets, "objective's weights name")
     if not any(weights.values()):
         raise InvalidMixture(
             "The objective's weights are all 0, so every mixture is as good; give one above 0, "
@@ -106,15 +112,10 @@ def check_weights(weights: Mapping[str, float] | None, targets: Sequence[str]) -
         )
 
 
-def _only_known(
-    named: Collection[str],
-    known: Sequence[str],
-    what: str,
-    error: type[InvalidMixture] | type[InfeasibleConstraints],
-) -> None:
+def _only_known(named: Collection[str], known: Sequence[str], what: str) -> None:
     strange = sorted(set(named) - set(known))
     if strange:
-        raise error(f"The {what} {_listed(strange)}, but there are only {_listed(known)}.")
+        raise InvalidMixture(f"The {what} {_listed(strange)}, but there are only {_listed(known)}.")
 
 
 def _checked_table(
@@ -127,7 +128,7 @@ def _checked_table(
     _check_enough(mixtures, chosen, "the observations have")
     if corpus is not None:
         known = list(corpus.spec["domains"])
-        _only_known(observations.domains, known, "table names", InvalidMixture)
+        _only_known(observations.domains, known, "table names")
     return observations
 
 
@@ -161,21 +162,22 @@ def _tokens_available(body: FitBody, corpus: Corpus | None) -> dict[str, int] | 
     return None  # the job measures the corpus before it solves
 
 
-def _tokens_per_step(observations: Observations) -> int:
-    """Tokens of one step, where the rows agree on it; 1 where the table counts tokens alone."""
+def _tokens_per_step(observations: Observations, given: int | None) -> int:
+    """Tokens of one step as the rows tell, 1 where they count tokens alone; else as given."""
     ratios = observations.tokens / observations.steps
     lowest, highest = float(ratios.min()), float(ratios.max())
-    if not lowest >= 1:  # NaN too: steps, and nowhere tokens
+    told = lowest >= 1 and highest <= lowest * 1.001  # NaN, steps without tokens, tells nothing
+    if told and given is not None and abs(given / lowest - 1) > 0.001:
         raise InvalidTable(
-            "The table counts steps and doesn't say how many tokens a step has; add a `tokens` "
-            "column, or give tokens_per_step."
+            f"tokens_per_step is {given}, but the table's rows have {lowest:g} tokens a step (1 "
+            "where there is no `step` column); leave tokens_per_step out."
         )
-    if highest > lowest * 1.001:
-        raise InvalidTable(
-            f"Rows have between {lowest:g} and {highest:g} tokens a step; leave `step` out, so "
-            "that the law is fitted on tokens, or give tokens_per_step."
-        )
-    return round(lowest)
+    if told or given is not None:
+        return given or round(lowest)
+    raise InvalidTable(
+        "The table doesn't say how many tokens a step has, or its rows disagree; add a `tokens` "
+        "column, leave `step` out, or give tokens_per_step."
+    )
 
 
 def _listed(names: Collection[str]) -> str:

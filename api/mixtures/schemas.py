@@ -100,7 +100,7 @@ class FitBody(Body):
         None, description="Training tokens by domain; the corpus's own where left out."
     )
     tokens_per_step: Tokens | None = Field(
-        None, description="Where the table counts steps and has no tokens."
+        None, description="Only where the table counts steps and has no tokens."
     )
 
 

@@ -6,13 +6,13 @@ Loads SciPy, so routes import this module on first use.
 from collections.abc import Mapping
 from typing import Any
 
-from api.mixtures.checks import check_feasible, check_weights
+from api.mixtures.checks import check_weights, library_constraints
 from api.mixtures.schemas import ConstraintsBody, SolveBody
 from mixlab.errors import NotReady
 from mixlab.fitting import Fit
 from mixlab.ledger.records import MixtureRecord
 from mixlab.mixture import checked_budget
-from mixlab.solvers import Constraints, Objective, solve
+from mixlab.solvers import Objective, solve
 
 
 def solve_again(body: SolveBody, parent: MixtureRecord) -> tuple[dict[str, float], dict[str, Any]]:
@@ -30,22 +30,10 @@ def solve_again(body: SolveBody, parent: MixtureRecord) -> tuple[dict[str, float
     constraints = ConstraintsBody(**problem["constraints"])
     weights = problem["objective"]["weights"]
     check_weights(weights, list(fit.targets))
-    check_feasible(
-        constraints,
-        list(parent.proportions),
-        problem["budget_tokens"],
-        problem["tokens_available"],
-    )
     solution = solve(
         fit,
         Objective(weights=weights, step=problem["step"]),
-        Constraints(
-            lower=constraints.lower,
-            upper=constraints.upper,
-            max_epochs=constraints.max_epochs,
-            budget_tokens=problem["budget_tokens"],
-            tokens_available=problem["tokens_available"],
-        ),
+        library_constraints(constraints, problem["budget_tokens"], problem["tokens_available"]),
     )
     answer = {"predicted_nats": dict(solution.predicted_nats), "solution": solution.to_dict()}
     return dict(solution.mixture.proportions), {**problem, **answer}

@@ -1,0 +1,127 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.errors import STATUS, status_of
+from api.strict import parse
+from mixlab import errors
+from mixlab.errors import MixlabError
+
+PROBLEM = "application/problem+json"
+
+
+def tree(kind: type[MixlabError]) -> Iterator[type[MixlabError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from tree(child)
+
+
+def test_every_error_has_a_status() -> None:
+    leaves = {kind for kind in tree(MixlabError) if not kind.__subclasses__()}
+    assert leaves <= set(STATUS)
+    # Beside leaves only the bases that some code raises as they are.
+    assert set(STATUS) - leaves == {errors.Unknown, errors.FetchFailed, errors.Conflict}
+
+
+def test_a_base_class_without_a_status_is_our_fault() -> None:
+    assert status_of(MixlabError) == 500
+
+
+def is_problem(answer: Any, status: int, slug: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == PROBLEM
+    found: dict[str, Any] = answer.json()
+    assert found["type"] == f"urn:mixlab:error:{slug}"
+    assert found["status"] == status
+    assert found["title"]
+    assert found["detail"]
+    return found
+
+
+def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:
+    is_problem(client.get("/nothing"), 404, "not-found")
+    is_problem(client.put("/livez"), 405, "method-not-allowed")
+
+
+@pytest.mark.parametrize(
+    "path", ["/corpora/corpus_1", "/corpora/..%2f..%2fetc", "/corpora/%00", "/corpora/" + "x" * 500]
+)
+def test_an_id_that_nothing_has_is_404_however_it_looks(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_places_in_a_body_are_json_pointers(client: TestClient) -> None:
+    body = {"name": "n", "domains": {"a/b": {"paths": []}, "c": {"paths": ["/x"], "other": 1}}}
+    found = is_problem(client.post("/corpora", json=body), 422, "invalid-request")
+    assert {item["pointer"] for item in found["errors"]} == {
+        "/domains/a~1b/paths",
+        "/domains/c/other",
+    }
+
+
+def test_a_body_must_be_json(client: TestClient) -> None:
+    form = client.post("/corpora", content=b"a=b", headers={"content-type": "text/plain"})
+    is_problem(form, 415, "unsupported-media-type")
+    json = {"content-type": "application/json"}
+    for broken in (b"{", b"\xff{}", b"[" * 200_000, b'{"budget_tokens": ' + b"9" * 5000 + b"}"):
+        answer = client.post("/corpora", content=broken, headers=json)
+        is_problem(answer, 400, "malformed-request")
+    is_problem(client.post("/corpora", headers=json), 422, "invalid-request")
+
+
+def test_a_name_that_stands_twice_is_refused(client: TestClient) -> None:
+    text = '{"name": "n", "domains": {"a": {"paths": ["/x"]}, "a": {"paths": ["/y"]}}}'
+    answer = client.post(
+        "/corpora", content=text, headers={"content-type": "application/json; charset=utf-8"}
+    )
+    assert "'a' stands twice" in is_problem(answer, 422, "invalid-request")["detail"]
+
+
+def test_names_that_differ_in_case_are_two_names() -> None:
+    assert parse(b'{"A": 1, "a": 2}') == {"A": 1, "a": 2}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_numbers_must_be_finite(client: TestClient, corpus_id: str, number: str) -> None:
+    text = f'{{"corpus_id": "{corpus_id}", "proportions": {{"code": {number}, "legal": 1}}}}'
+    answer = client.post("/mixtures", content=text, headers={"content-type": "application/json"})
+    is_problem(answer, 422, "invalid-request")
+
+
+def test_a_body_above_the_limit_is_refused_announced_or_chunked(client: TestClient) -> None:
+    json = {"content-type": "application/json"}
+    is_problem(
+        client.post("/corpora", content=b" " * 1_000_001, headers=json), 413, "body-too-large"
+    )
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b" " * 100_000
+
+    is_problem(client.post("/corpora", content=chunks(), headers=json), 413, "body-too-large")
+
+
+def test_other_hosts_are_refused(client: TestClient) -> None:
+    for host in ("evil.example", "testserver.evil.example", "", "127.0.0.1"):
+        is_problem(client.get("/livez", headers={"host": host}), 400, "host-not-allowed")
+    assert client.get("/livez", headers={"host": "TestServer:8712"}).status_code == 200
+
+
+def test_no_origin_is_invited(client: TestClient) -> None:
+    answer = client.get("/livez", headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_an_unexpected_error_is_a_problem_that_tells_nothing(app: FastAPI) -> None:
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("secret")
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/broken")
+    is_problem(answer, 500, "internal")
+    assert "secret" not in answer.text
