@@ -30,12 +30,12 @@ def jsonl_texts(pieces: Iterator[bytes], text_field: str, meter: Meter) -> Itera
 
     Raises TruncatedFile for a broken line, MissingTextField, LimitExceeded for a long line.
     """
-    return _line_texts(_filled_lines(pieces, meter), text_field, meter)
+    return _line_texts(filled_lines(pieces, meter), text_field, meter)
 
 
 def json_texts(pieces: Iterator[bytes], text_field: str, meter: Meter) -> Iterator[str | None]:
     """As jsonl_texts, for a file that holds one value or JSON lines."""
-    filled = _filled_lines(pieces, meter)
+    filled = filled_lines(pieces, meter)
     start = next(filled, None)
     if start is None:
         return
@@ -49,24 +49,29 @@ def json_texts(pieces: Iterator[bytes], text_field: str, meter: Meter) -> Iterat
         yield text_of(record, text_field, f"record {place}", meter)
 
 
-def lines(pieces: Iterator[bytes], meter: Meter) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers from 1, none longer than max_document_bytes."""
+def filled_lines(pieces: Iterator[bytes], meter: Meter) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, numbered from 1, none longer than max_document_bytes."""
     number, size = 1, 0
     pending: list[bytes] = []
     for piece in pieces:
         *whole, rest = piece.split(b"\n")
         for part in whole:
-            meter.check_document(size + len(part), f"line {number}")
-            line = b"".join((*pending, part)) if pending else part
-            yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+            if part or pending:
+                meter.check_document(size + len(part), f"line {number}")
+                yield from _unless_blank(number, b"".join((*pending, part)))
+                pending.clear()
             number, size = number + 1, 0
-            pending.clear()
-        size += len(rest)
-        meter.check_document(size, f"line {number}")
-        pending.append(rest)
-    if size:
-        line = b"".join(pending)
-        yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+        if rest:
+            size += len(rest)
+            meter.check_document(size, f"line {number}")
+            pending.append(rest)
+    yield from _unless_blank(number, b"".join(pending))
+
+
+def _unless_blank(number: int, line: bytes) -> Iterator[tuple[int, bytes]]:
+    text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+    if text and not text.isspace():
+        yield number, text
 
 
 def _line_texts(
@@ -75,10 +80,6 @@ def _line_texts(
     for number, line in filled:
         where = f"line {number}"
         yield text_of(_parsed(line, where, meter), text_field, where, meter)
-
-
-def _filled_lines(pieces: Iterator[bytes], meter: Meter) -> Iterator[tuple[int, bytes]]:
-    return ((number, line) for number, line in lines(pieces, meter) if line.strip())
 
 
 def text_of(record: Any, text_field: str, where: str, meter: Meter) -> str | None:

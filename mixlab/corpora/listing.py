@@ -143,7 +143,8 @@ def _below_remote(url: str, skipped: Counter[str]) -> Iterator[FoundFile]:
 
 def _below_local(top: str, policy: PathPolicy | None, skipped: Counter[str]) -> Iterator[FoundFile]:
     """Files below a folder. `above` holds the folders on the way, since links can form a ring."""
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(top, frozenset())]
+    start = local_status(top, policy)
+    waiting = [(top, frozenset({(start.st_dev, start.st_ino)}))]
     while waiting:
         folder, above = waiting.pop()
         for name, found in _entries(folder, policy):

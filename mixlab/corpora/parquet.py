@@ -1,30 +1,41 @@
 """Texts out of one Parquet column, read in small batches.
 
 The footer is judged before any page is read: its size, its row count, and the bytes
-that the text column says it unpacks to. Strings are read as dictionaries, because a
-page can name one long value a million times (the "42.parquet" bomb): as plain
-strings a batch of a few rows would fill the memory, as a dictionary it can't. Rows
-handed out count against the limits again, since a footer may lie.
+that the text column says it unpacks to. Rows handed out count against the limits
+again, since a footer may lie.
 
-Limits: one page that lies about its size can take up to 2 GiB (a 32-bit field that
-Arrow trusts), so untrusted files belong into a process with a memory limit.
+A page can name one long value of its column's dictionary a million times (the
+"42.parquet" bomb), and Arrow writes the value out for every row of a batch. So a
+batch has few enough rows that each could be the whole dictionary.
+
+Limits: a crafted file whose dictionary is not its first page, or whose page lies
+about its size (up to 2 GiB, a 32-bit field that Arrow trusts), gets past this; read
+files of strangers in a process of its own with a memory limit.
 """
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixlab.corpora.decoding import decode_keeping_bytes
 from mixlab.corpora.jsonl import shown_fields
 from mixlab.corpora.limits import MEBIBYTE, Meter
+from mixlab.corpora.parquet_footer import (
+    MAGIC,
+    MAX_FOOTER_BYTES,
+    DamagedFooter,
+    Footer,
+    dictionary_bytes,
+    read_footer,
+)
 from mixlab.errors import LimitExceeded, MissingTextField, TruncatedFile
 
 BATCH_BYTES = 8 * MEBIBYTE
 MAX_BATCH_ROWS = 1024
-MAX_FOOTER_BYTES = 32 * MEBIBYTE
-_MAGIC = b"PAR1"
+MAX_BATCH_BYTES = 64 * MEBIBYTE  # if every row were the whole dictionary
 
 
 def parquet_texts(stored: BinaryIO, text_field: str, meter: Meter) -> Iterator[str | None]:
@@ -32,25 +43,26 @@ def parquet_texts(stored: BinaryIO, text_field: str, meter: Meter) -> Iterator[s
 
     Raises TruncatedFile if damaged, MissingTextField, LimitExceeded past a limit.
     """
-    stored_bytes = _checked_size(stored, meter)
+    stored_bytes, footer_bytes = _checked_size(stored, meter)
     try:
-        file = _opened(stored, text_field)
+        footer = read_footer(stored, stored_bytes, footer_bytes)
+        file = _opened(stored)
         names = _column(file.schema_arrow, text_field, meter)
-        rows = _checked_footer(file.metadata, ".".join(names), stored_bytes, meter)
+        rows = _batch_rows(stored, footer, ".".join(names), stored_bytes, meter)
         yield from _rows(file, names, rows, stored_bytes, meter)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, DamagedFooter) as error:
         raise TruncatedFile(
             f"{meter.file!r} is no whole Parquet file: {str(error)[:300]}; bring it here again."
         ) from error
 
 
-def _checked_size(stored: BinaryIO, meter: Meter) -> int:
-    """Bytes of the file, after a look at its two magic words and the size of its footer."""
+def _checked_size(stored: BinaryIO, meter: Meter) -> tuple[int, int]:
+    """Bytes of the file and of its footer, after a look at its two magic words."""
     size = stored.seek(0, 2)
     stored.seek(max(0, size - 8))
     tail = stored.read(8)
     stored.seek(0)
-    if size < 12 or tail[4:] != _MAGIC or stored.read(4) != _MAGIC:
+    if size < 12 or tail[4:] != MAGIC or stored.read(4) != MAGIC:
         raise TruncatedFile(
             f"{meter.file!r} is no whole Parquet file: {size} bytes that don't start and end with "
             "'PAR1'; bring it here again."
@@ -61,14 +73,13 @@ def _checked_size(stored: BinaryIO, meter: Meter) -> int:
             f"{meter.file!r} has a Parquet footer of {footer} bytes, above {MAX_FOOTER_BYTES}; "
             "write it with fewer columns or larger row groups."
         )
+    return size, footer
+
+
+def _opened(stored: BinaryIO) -> Any:
     stored.seek(0)
-    return size
-
-
-def _opened(stored: BinaryIO, text_field: str) -> Any:
     return pq.ParquetFile(
         stored,
-        read_dictionary=[text_field],
         buffer_size=MEBIBYTE,  # else Arrow reads whole column chunks
         pre_buffer=False,
         thrift_string_size_limit=MAX_FOOTER_BYTES,
@@ -99,19 +110,18 @@ def _is_text(kind: Any) -> bool:
     return any(check(kind) for check in (*checks, pa.types.is_binary, pa.types.is_large_binary))
 
 
-def _checked_footer(metadata: Any, path: str, stored_bytes: int, meter: Meter) -> int:
+def _batch_rows(
+    stored: BinaryIO, footer: Footer, path: str, stored_bytes: int, meter: Meter
+) -> int:
     """Rows of a batch, after holding what the footer says against the limits."""
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    declared: int = sum(
-        group.column(index).total_uncompressed_size
-        for group in groups
-        for index in range(group.num_columns)
-        if group.column(index).path_in_schema == path
-    )
+    chunks = [chunk for chunk in footer.chunks if chunk.path == path]
+    declared = sum(chunk.unpacked_bytes for chunk in chunks)
     # A row costs time even if it is null, so it counts as a byte at least.
-    meter.check(max(declared, metadata.num_rows), stored_bytes)
-    mean_bytes: int = max(1, declared // max(1, metadata.num_rows))
-    return max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // mean_bytes))
+    meter.check(max(declared, footer.rows), stored_bytes)
+    mean_bytes = max(1, declared // max(1, footer.rows))
+    dictionary = max((dictionary_bytes(stored, chunk) for chunk in chunks), default=0)
+    rows = min(MAX_BATCH_ROWS, BATCH_BYTES // mean_bytes, MAX_BATCH_BYTES // max(1, dictionary))
+    return max(1, rows)
 
 
 def _rows(
@@ -135,10 +145,8 @@ def _values(batch: Any, names: list[str]) -> Iterator[bytes | None]:
     """Values as bytes, since Parquet doesn't promise that strings are valid UTF-8."""
     column: Any = pa.StructArray.from_arrays(batch.columns, names=batch.schema.names)
     for name in names:
-        column = pa.compute.struct_field(column, name)
-    if not pa.types.is_dictionary(column.type):
-        yield from column.cast(pa.large_binary()).to_pylist()
-        return
-    known = column.dictionary.cast(pa.large_binary())
-    for place in column.indices.to_pylist():
-        yield None if place is None else known[place].as_py()
+        column = pc.struct_field(column, name)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    for value in column.cast(pa.large_binary()):
+        yield value.as_py()

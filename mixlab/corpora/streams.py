@@ -66,7 +66,8 @@ class _Counted(BufferedIOBase):
 def _gunzip(stored: BinaryIO, meter: Meter) -> Iterator[bytes]:
     try:
         with gzip.GzipFile(fileobj=cast(BinaryIO, _Counted(stored, meter)), mode="rb") as unpacked:
-            while piece := unpacked.read(PIECE_BYTES):
+            # read1, because read collects a whole piece, and loses it at a cut.
+            while piece := unpacked.read1(PIECE_BYTES):
                 yield piece
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _damaged(meter, "gzip", error) from error
