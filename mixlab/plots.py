@@ -157,9 +157,8 @@ def draw_gains(axis: Axes, report: Report) -> None:
 
 def mean_law(report: Report, mixture: Mapping[str, float], steps: np.ndarray) -> np.ndarray:
     """The law's mean over domains at each step, shape (step,)."""
-    return np.mean(
-        [law_curve(report, name, share, steps) for name, share in mixture.items()], axis=0
-    )
+    curves = [law_curve(report, name, share, steps) for name, share in mixture.items()]
+    return np.asarray(np.mean(curves, axis=0))
 
 
 def law_curve(report: Report, domain: str, share: Any, step: Any) -> np.ndarray:

@@ -164,14 +164,10 @@ def _problem(context: JobContext) -> Problem:
     if available is None and payload.get("corpus_id"):
         tokens = context.ledger.corpus(str(payload["corpus_id"])).tokens or {}
         available = {domain: int(counts["train_tokens"]) for domain, counts in tokens.items()}
-    per_step = payload.get("tokens_per_step")
-    if per_step is None:
-        given = payload.get("observations") is not None
-        per_step = 1 if given else recipe(str(payload["recipe"])).tokens_per_step
     return Problem(
         law=str(payload["law"]),
         budget_tokens=int(payload["budget_tokens"]),
-        tokens_per_step=int(per_step),
+        tokens_per_step=int(payload["tokens_per_step"]),
         weights=(payload.get("objective") or {}).get("weights"),
         constraints=payload.get("constraints") or {},
         tokens_available=available,

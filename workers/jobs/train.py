@@ -12,6 +12,7 @@ from mixlab.errors import Diverged
 from mixlab.ledger.records import Run, RunRole
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
+from mixlab.runs import Observation
 from mixlab.training import TrainingProgress, TrainingResult, train
 from workers.jobs.context import JobContext
 from workers.jobs.waiting import measured
@@ -47,7 +48,7 @@ def _train_and_record(
             Mixture(record.mixture),
             seed=record.seed,
             folder=context.settings.run_folder(record.id),
-            progress=lambda now: _report(context, now),
+            progress=lambda now: _report(context, record, now),
             threads=context.settings.threads,
         )
     except Diverged as problem:
@@ -57,19 +58,22 @@ def _train_and_record(
     _record(context, record, result)
 
 
-def _report(context: JobContext, now: TrainingProgress) -> None:
+def _report(context: JobContext, record: Run, now: TrainingProgress) -> None:
     context.progress("train", now.step / now.steps, eta_seconds=now.eta_seconds)
+    if now.observation is not None:
+        _observe(context, record, now.observation)
 
 
 def _record(context: JobContext, record: Run, result: TrainingResult) -> None:
+    # Again, because what an earlier attempt measured just before it was killed may be missing.
     for observation in result.observations:
-        context.ledger.record_observation(
-            record.id,
-            {
-                "step": observation.step,
-                "tokens": observation.tokens,
-                "losses_nats": dict(observation.losses_nats),
-            },
-        )
+        _observe(context, record, observation)
     context.ledger.finish_run(record.id, consumed=result.consumed, seconds=result.seconds)
+
+
+def _observe(context: JobContext, record: Run, seen: Observation) -> None:
+    context.ledger.record_observation(
+        record.id,
+        {"step": seen.step, "tokens": seen.tokens, "losses_nats": dict(seen.losses_nats)},
+    )
 
