@@ -45,7 +45,7 @@ def entries(members: Iterable[Member], options: Mapping[str, Any]) -> Iterator[s
         text = text_of(member)
         starts = [match.start() for match in opening.finditer(text)]
         first = starts[0] if starts else len(text)
-        for start in [*starts[1:], len(text)]:
+        for start in [*starts[1:], len(text)] if starts else []:
             if start - first >= ENTRY_CHARACTERS or start == len(text):
                 yield text[first:start]
                 first = start

@@ -14,7 +14,7 @@ from typing import Any
 from mixlab.corpora.catalogue.archives import Member
 from mixlab.corpora.catalogue.extractors.files import text_of
 
-TAG = re.compile(r"(<!--.*?-->|<[a-zA-Z/!?][^>]*>)", flags=re.DOTALL)
+TAG = re.compile(r"(<!--.*?-->|<[a-zA-Z/!?][^<>]*>)", flags=re.DOTALL)
 NAME = re.compile(r"</?([\w:]+)")
 SKIPPED = frozenset(
     [
