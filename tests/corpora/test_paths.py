@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlab.corpora import paths
@@ -197,6 +197,7 @@ NAMES = st.sampled_from(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     parts=st.lists(NAMES | st.text(max_size=4), max_size=6), prefix=st.sampled_from(["", "file://"])
 )

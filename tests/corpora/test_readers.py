@@ -34,7 +34,9 @@ DOCUMENTS = st.lists(TEXTS.filter(lambda text: bool(text.strip())), max_size=12)
 
 
 @pytest.mark.parametrize("extension", WRITERS)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(documents=DOCUMENTS)
 def test_documents_come_back_equal(tmp_path: Path, extension: str, documents: list[str]) -> None:
     file = tmp_path / f"domain.{extension}"
@@ -48,7 +50,9 @@ def test_documents_come_back_equal(tmp_path: Path, extension: str, documents: li
         assert report.stored_bytes == file.stat().st_size == stored_bytes(str(file))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=TEXTS.filter(lambda text: bool(text.strip()) and text[0] != "\ufeff"))
 def test_a_plain_text_file_is_one_document_with_its_line_ends(tmp_path: Path, text: str) -> None:
     for name, packed in (
@@ -61,7 +65,9 @@ def test_a_plain_text_file_is_one_document_with_its_line_ends(tmp_path: Path, te
         assert list(read_documents(str(tmp_path / name))) == [text]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     raw=st.binary(min_size=1, max_size=40).filter(lambda raw: not raw.startswith(b"\xef\xbb\xbf"))
 )
