@@ -66,12 +66,7 @@ class Validation:
     ) -> Tensor:
         inputs = self.inputs[first : first + sequences].to(weight.device)
         targets = self.targets[first : first + sequences].to(weight.device)
-        kept = len(inputs)
-        if kept < sequences:
-            # Full batches only: another shape would compile the model again.
-            inputs = torch.cat((inputs, inputs.new_zeros(sequences - kept, inputs.shape[1])))
-        found = features(inputs)[:kept]
-        losses = token_losses(found.flatten(0, 1), weight, targets.flatten())
+        losses = token_losses(features(inputs).flatten(0, 1), weight, targets.flatten())
         return losses.view(targets.shape).double().sum(dim=1).cpu()
 
 

@@ -177,8 +177,9 @@ class _Run:
 
     def _evaluate(self) -> Observation:
         with autocast(self.device):
+            # Eager: compiling once more for evaluations costs more than it saves.
             losses = self.validation.losses(
-                self.features, self.model.head.weight, sequences=self.sequences
+                self.model.features, self.model.head.weight, sequences=self.sequences
             )
         for name, loss in losses.items():
             if not math.isfinite(loss):

@@ -1,0 +1,56 @@
+"""The chunked loss against torch's own, values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mixlab.training import head
+from mixlab.training.head import IGNORED, loss_sum, token_losses
+
+
+def inputs(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    chance = torch.Generator().manual_seed(rows)
+    features = torch.randn(rows, 7, generator=chance, dtype=dtype, requires_grad=True)
+    weight = torch.randn(11, 7, generator=chance, dtype=dtype, requires_grad=True)
+    return features, weight, torch.randint(11, (rows,), generator=chance)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 30])
+def test_loss_and_gradients_are_those_of_cross_entropy(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 4 * 11 * 4)  # four rows a chunk
+    features, weight, targets = inputs(rows, torch.float32)
+    found = loss_sum(features, weight, targets)
+    expected = F.cross_entropy(features @ weight.t(), targets, reduction="sum")
+    torch.testing.assert_close(found, expected)
+    # Scaled, as a mean over the batch scales it.
+    gradients = torch.autograd.grad(found / 3, (features, weight))
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected / 3, (features, weight)))
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    features, weight, targets = inputs(6, torch.float32)
+    found = loss_sum(features * 1e4, weight, targets)
+    expected = F.cross_entropy(features * 1e4 @ weight.t(), targets, reduction="sum")
+    torch.testing.assert_close(found, expected)
+
+
+def test_under_bfloat16_autocast_it_is_near_float32() -> None:
+    features, weight, targets = inputs(64, torch.float32)
+    exact = loss_sum(features, weight, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss_sum(features, weight, targets)
+    torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
+    by_weight = torch.autograd.grad(exact, weight)[0]
+    torch.testing.assert_close(
+        torch.autograd.grad(rounded, weight)[0], by_weight, rtol=0.1, atol=0.3
+    )
+
+
+def test_token_losses_skip_padding() -> None:
+    features, weight, targets = inputs(10, torch.float32)
+    expected = F.cross_entropy(features @ weight.t(), targets, reduction="none")
+    targets[3] = targets[7] = IGNORED
+    expected[3] = expected[7] = 0
+    torch.testing.assert_close(token_losses(features, weight, targets), expected.detach())

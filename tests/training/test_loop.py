@@ -1,0 +1,176 @@
+"""The loop: it learns what can be learned, repeats itself exactly, and says when it fails."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mixlab.corpora.shards import TokenisedCorpus, write_corpus
+from mixlab.errors import Diverged, DomainTooSmall, InvalidMixture, InvalidRecipe
+from mixlab.mixture import Mixture
+from mixlab.training import TrainingProgress, TrainingResult, placement, train
+from mixlab.training.checkpoint import load_weights
+from mixlab.training.decoder import Decoder
+from tests.training.conftest import END, VOCABULARY, small_recipe
+
+
+def losses(result: TrainingResult) -> list[dict[str, float]]:
+    return [dict(seen.losses_nats) for seen in result.observations]
+
+
+def test_it_learns_the_pattern_and_not_the_noise(corpus: TokenisedCorpus, mixture: Mixture) -> None:
+    last = train(small_recipe(150), corpus, mixture, seed=0, threads=1).observations[-1]
+    assert last.losses_nats["counting"] < 0.6
+    # The noise has 63 equally likely tokens; less than their entropy would be a leak.
+    assert last.losses_nats["noise"] > math.log(63) - 0.1
+
+
+def test_two_runs_of_a_seed_are_equal_to_the_last_bit(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    one, again, other = (
+        train(small_recipe(), corpus, mixture, seed=seed, threads=1) for seed in (3, 3, 4)
+    )
+    assert losses(one) == losses(again)
+    assert losses(one) != losses(other)
+
+
+def test_observations_and_consumed_tokens_are_complete(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    recipe = replace(small_recipe(40), evaluation_steps=(10, 30))
+    result = train(recipe, corpus, mixture, seed=0, threads=1)
+    assert [(seen.step, seen.tokens) for seen in result.observations] == [(10, 2560), (30, 7680)]
+    assert {seen.params for seen in result.observations} == {recipe.architecture.parameters}
+    assert all(seen.mixture == mixture and not seen.run for seen in result.observations)
+    ranges = [(entry["from_step"], entry["to_step"]) for entry in result.consumed]
+    assert ranges == [(0, 10), (10, 30), (30, 40)]
+    for entry in result.consumed:
+        budget = (entry["to_step"] - entry["from_step"]) * recipe.tokens_per_step
+        for name, share in mixture:
+            assert abs(entry["tokens"][name] - share * budget) <= recipe.tokens_per_step
+    assert result.evaluation_tokens == {"counting": 512, "noise": 512}
+    assert result.execution == "cpu, eager"
+    assert result.weights is None
+    assert result.tokens_per_second > 0
+    assert result.peak_memory_bytes > 1e6
+
+
+def test_progress_rises_to_the_end_and_carries_the_observations(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    told: list[TrainingProgress] = []
+    result = train(small_recipe(), corpus, mixture, seed=0, threads=1, progress=told.append)
+    assert [now.step for now in told] == sorted({now.step for now in told})
+    assert told[-1].step == told[-1].steps == 40
+    assert told[-1].eta_seconds == 0
+    found = [now.observation for now in told if now.observation]
+    assert tuple(found) == result.observations
+
+
+def test_the_saved_weights_are_the_trained_ones(
+    corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path
+) -> None:
+    recipe = small_recipe()
+    result = train(recipe, corpus, mixture, seed=0, threads=1, folder=tmp_path)
+    assert result.weights == tmp_path / "weights.safetensors"
+    model = Decoder(recipe.architecture)
+    load_weights(result.weights, model)
+    stream = corpus.stream("counting", "validation")
+    window = torch.from_numpy(stream.windows([0], 33))
+    with torch.no_grad():
+        guesses = model(window[:, :-1]).argmax(dim=-1)
+    assert (guesses == window[:, 1:]).float().mean() > 0.5
+
+
+def test_gradient_accumulation_gives_the_same_run(
+    corpus: TokenisedCorpus, mixture: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(small_recipe(), corpus, mixture, seed=0, threads=1)
+    monkeypatch.setitem(placement.MICRO_BATCH_TOKENS, "cpu", 3 * 32)
+    split = train(small_recipe(), corpus, mixture, seed=0, threads=1)
+    for one, other in zip(losses(whole), losses(split), strict=True):
+        assert one == pytest.approx(other, abs=2e-3)
+
+
+def test_without_a_compiler_it_runs_eagerly_and_says_so(
+    corpus: TokenisedCorpus, mixture: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "_cpp_compiler", lambda: None)
+    recipe = replace(small_recipe(4), compiled=True)
+    result = train(recipe, corpus, mixture, seed=0, threads=1)
+    assert result.execution == "cpu, eager: no C++ compiler found"
+    assert losses(result) == losses(train(small_recipe(4), corpus, mixture, seed=0, threads=1))
+
+
+@pytest.mark.slow
+def test_compiled_losses_are_the_eager_ones(corpus: TokenisedCorpus, mixture: Mixture) -> None:
+    if placement._cpp_compiler() is None:
+        pytest.skip("this machine has no C++ compiler")
+    recipe = small_recipe(6)
+    recipe = replace(recipe, architecture=replace(recipe.architecture, layers=1))
+    compiled = train(replace(recipe, compiled=True), corpus, mixture, seed=0, threads=1)
+    assert compiled.execution == "cpu, compiled"
+    eager = train(recipe, corpus, mixture, seed=0, threads=1)
+    for one, other in zip(losses(compiled), losses(eager), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_a_compiler_that_fails_costs_speed_and_not_the_run(
+    corpus: TokenisedCorpus, mixture: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object, **options: object) -> object:
+        def call(tokens: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no such header: omp.h")
+
+        return call
+
+    monkeypatch.setattr(placement, "_cpp_compiler", lambda: "/usr/bin/c++")
+    monkeypatch.setattr(torch, "compile", failing)
+    result = train(replace(small_recipe(2), compiled=True), corpus, mixture, seed=0, threads=1)
+    assert "compiling failed (RuntimeError: no such header: omp.h)" in result.execution
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e30])
+def test_a_diverged_run_says_where(corpus: TokenisedCorpus, mixture: Mixture, rate: float) -> None:
+    recipe = replace(small_recipe(), learning_rate=rate)
+    with pytest.raises(Diverged, match=r"small diverged: the .* loss .* at step \d+ of 40.*lower"):
+        train(recipe, corpus, mixture, seed=0, threads=1)
+
+
+def test_a_corpus_with_more_tokens_than_the_recipe_is_refused(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    recipe = small_recipe()
+    narrow = replace(recipe, architecture=replace(recipe.architecture, vocabulary=32))
+    with pytest.raises(InvalidRecipe, match="vocabulary of 32, but the corpus uses 64"):
+        train(narrow, corpus, mixture, seed=0, threads=1)
+    train(
+        replace(narrow, steps=1, evaluation_steps=(1,)).for_vocabulary(64), corpus, mixture, seed=0
+    )
+
+
+def test_a_mixture_of_other_domains_is_refused(corpus: TokenisedCorpus) -> None:
+    with pytest.raises(InvalidMixture, match="names poems"):
+        train(small_recipe(), corpus, Mixture({"poems": 1.0}), seed=0, threads=1)
+
+
+def test_threads_are_put_back(corpus: TokenisedCorpus, mixture: Mixture) -> None:
+    before = torch.get_num_threads()
+    train(small_recipe(2), corpus, mixture, seed=0, threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_a_domain_smaller_than_one_sequence_is_named(tmp_path: Path) -> None:
+    documents = {
+        "big": {"train": [range(1, 60)] * 20, "validation": [range(1, 60)]},
+        "small": {"train": [range(1, 10)], "validation": [range(1, 10)]},
+    }
+    corpus = write_corpus(tmp_path, documents, vocabulary=VOCABULARY, end_of_text_id=END)
+    with pytest.raises(DomainTooSmall, match="'small' has 10 training tokens"):
+        train(small_recipe(), corpus, Mixture({"big": 0.5, "small": 0.5}), seed=0, threads=1)
+    # It still counts as a target for a run that doesn't train on it.
+    alone = train(small_recipe(2), corpus, Mixture({"big": 1.0, "small": 0.0}), seed=0, threads=1)
+    assert alone.evaluation_tokens == {"big": 32, "small": 9}
