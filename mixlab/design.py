@@ -19,7 +19,7 @@ from mixlab.errors import InvalidMixture, TooFewMixtures
 from mixlab.mixture import Array, Mixture
 
 DEFAULT_FLOOR = 0.03
-SPREAD = 6.0
+SPREAD = 4.0
 FEWEST = 3
 # Below this distance in log share (a factor of 1.01) two mixtures count as one.
 DISTINCT = 0.01

@@ -87,7 +87,7 @@ def _clustered(jacobian: Array, psi: Array, curvature: Array, clusters: np.ndarr
         return None
     weighted = jacobian * np.sqrt(curvature)[:, None]
     bread = np.linalg.inv(weighted.T @ weighted)
-    meat = np.zeros_like(bread)
+    scores = []
     for group in groups:
         own = clusters == group
         leverage = weighted[own] @ bread @ weighted[own].T
@@ -95,5 +95,7 @@ def _clustered(jacobian: Array, psi: Array, curvature: Array, clusters: np.ndarr
         if np.linalg.eigvalsh(enlarged)[0] < 1e-3:
             return None
         score = weighted[own].T @ np.linalg.solve(enlarged, psi[own] / np.sqrt(curvature[own]))
-        meat += np.outer(score, score)
-    return np.asarray((len(groups) - 1) / len(groups) * bread @ meat @ bread)
+        scores.append(score @ bread)
+    # As a square, so that rounding makes no variance negative.
+    moved = np.array(scores)
+    return np.asarray((len(groups) - 1) / len(groups) * moved.T @ moved)

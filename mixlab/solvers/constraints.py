@@ -77,8 +77,7 @@ class Constraints:
         self._check_names(domains)
         upper = np.array([self.upper.get(name, 1.0) for name in domains])
         high = np.minimum(np.minimum(upper, self.caps(domains)), 1.0)
-        default = min(DEFAULT_LOWER, 0.1 / len(domains))
-        # A default gives way to what was asked for.
+        default = self._default_lower(domains)
         low = np.array(
             [
                 self.lower.get(name, min(default, top))
@@ -88,6 +87,11 @@ class Constraints:
         self._check_each(domains, low, high)
         self._check_sums(domains, low, high)
         return low, high
+
+    def _default_lower(self, domains: Sequence[str]) -> float:
+        """Of domains without a lower bound; it gives way to what was asked for."""
+        room = max(0.0, 1 - fsum(self.lower.values()))
+        return min(DEFAULT_LOWER, 0.1 * room / len(domains))
 
     def _check_names(self, domains: Sequence[str]) -> None:
         for what, named in (
@@ -118,7 +122,7 @@ class Constraints:
         least, most = fsum(low), fsum(high)
         if least > 1 + SLACK:
             named = ", ".join(
-                f"{name} at least {low[i]:.4g}" for i, name in enumerate(domains) if low[i] > 0
+                f"{name} at least {share:.4g}" for name, share in self.lower.items() if share > 0
             )
             raise InfeasibleConstraints(
                 f"Lower bounds ask for {least:.4g} in all, more than 1: {named}. Lower some."

@@ -24,7 +24,7 @@ from mixlab.errors import (
 from mixlab.fitting import Fit, FitStatus
 from mixlab.laws import Mask
 from mixlab.mixture import Array, Mixture
-from mixlab.solvers.constraints import DEFAULT_LOWER, Constraints
+from mixlab.solvers.constraints import DEFAULT_LOWER, SLACK, Constraints
 from mixlab.solvers.separable import Split, split
 
 Bound = Literal["lower", "upper", "epochs"]
@@ -176,11 +176,16 @@ def _off_zero(fit: Fit, problem: _Problem, low: Array, high: Array) -> Array:
                 f"The upper bound of {name!r} is 0, where its predicted loss is infinite; give "
                 "its target no weight, or allow it a share."
             )
+    room = 1 - float(low.sum())
+    starved = [name for i, name in enumerate(fit.domains) if problem.pull[i] > 0 and low[i] <= 0]
+    if starved and room <= SLACK:
+        raise InfeasibleConstraints(
+            f"The lower bounds leave nothing for {', '.join(map(repr, starved))}, where the "
+            "predicted loss is infinite at a share of 0; lower them, or give no weight there."
+        )
     diverges = problem.fitted & (problem.exponent > 0) & (low <= 0)
-    small = min(DEFAULT_LOWER, 0.1 / len(low))
-    raised = np.where(diverges, np.minimum(small, high), low)
-    # Where explicit bounds leave no room for all, the law keeps shares above 0 by itself.
-    return raised if raised.sum() <= 1 else low
+    small = min(DEFAULT_LOWER, 0.1 * max(room, 0.0) / len(low))
+    return np.where(diverges, np.minimum(small, high), low)
 
 
 def _predicted(fit: Fit, problem: _Problem, shares: Array) -> dict[str, float]:

@@ -1,0 +1,72 @@
+"""Designs are distinct, obey the floor, repeat exactly, and tell exponents well."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixlab.design import design_mixtures, floored
+from mixlab.errors import InvalidMixture, TooFewMixtures
+from mixlab.mixture import Mixture
+
+NATURAL = Mixture({"code": 0.5, "law": 0.2, "web": 0.2, "mail": 0.06, "talk": 0.03, "math": 0.01})
+ENTROPY = Mixture.of(NATURAL.domains, [0.1, 0.1, 0.25, 0.2, 0.3, 0.05])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 20), st.integers(0, 1000), st.sampled_from([0.0, 0.01, 0.03, 0.1]))
+def test_designs_obey_floor_and_sum_and_are_distinct(count: int, seed: int, floor: float) -> None:
+    design = design_mixtures(NATURAL, ENTROPY, count=count, floor=floor, seed=seed)
+    shares = np.array([mixture.shares(NATURAL.domains) for mixture in design.values()])
+    assert list(design)[:3] == ["natural", "uniform", "conditional_entropy"]
+    assert len(design) == count
+    assert shares.min() >= floor - 1e-12
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-12)
+    logs = np.log(shares)
+    gaps = np.linalg.norm(logs[:, None] - logs[None], axis=2)[~np.eye(count, dtype=bool)]
+    assert gaps.min() > 0.01
+
+
+def test_the_same_seed_gives_the_same_design_and_another_another() -> None:
+    first = design_mixtures(NATURAL, ENTROPY, count=10, seed=3)
+    assert first == design_mixtures(NATURAL, ENTROPY, count=10, seed=3)
+    assert first["design-01"] != design_mixtures(NATURAL, ENTROPY, count=10, seed=4)["design-01"]
+    assert list(first)[3:] == [f"design-{number:02d}" for number in range(1, 8)]
+
+
+def test_log_shares_spread_more_than_uniform_draws_from_the_simplex() -> None:
+    design = design_mixtures(NATURAL, ENTROPY, count=14)
+    shares = np.array([mixture.shares() for mixture in design.values()])
+    rng = np.random.default_rng(0)
+    drawn = 0.03 + (1 - 0.18) * rng.dirichlet(np.ones(6), size=(200, 14))
+    spread = np.log(shares).std(axis=0).min()
+    assert spread > np.median(np.log(drawn).std(axis=1).min(axis=1))
+
+
+def test_a_natural_mixture_above_the_floor_stays_as_it_is() -> None:
+    design = design_mixtures(NATURAL, ENTROPY, count=4, floor=0.01)
+    assert design["natural"].shares() == pytest.approx(NATURAL.shares())
+
+
+def test_floored_raises_the_small_and_lowers_the_rest_in_proportion() -> None:
+    found = floored(np.array([0.7, 0.28, 0.02]), 0.1)
+    assert found == pytest.approx([0.9 * 0.7 / 0.98, 0.9 * 0.28 / 0.98, 0.1])
+
+
+def test_domains_of_equal_size_do_not_repeat_the_uniform_mixture() -> None:
+    design = design_mixtures(Mixture.uniform(NATURAL.domains), ENTROPY, count=5)
+    assert list(design) == ["uniform", "conditional_entropy", "design-01", "design-02", "design-03"]
+
+
+def test_what_can_not_be_designed_is_an_error() -> None:
+    with pytest.raises(TooFewMixtures, match=r"at least 3 mixtures.*not 2"):
+        design_mixtures(NATURAL, ENTROPY, count=2)
+    with pytest.raises(InvalidMixture, match=r"floor of 0.2 for each of 6.*below 0.1667"):
+        design_mixtures(NATURAL, ENTROPY, count=5, floor=0.2)
+    with pytest.raises(InvalidMixture, match="must be the same"):
+        design_mixtures(NATURAL, Mixture.uniform(["code", "law"]), count=5)
+    with pytest.raises(InvalidMixture, match="nothing to mix"):
+        design_mixtures(Mixture({"code": 1.0}), Mixture({"code": 1.0}), count=5)
+    holey = Mixture({"code": 1.0, "law": 0.0})
+    with pytest.raises(InvalidMixture, match="share of 0"):
+        design_mixtures(holey, Mixture.uniform(holey.domains), count=5, floor=0.0)

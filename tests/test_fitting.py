@@ -1,0 +1,228 @@
+"""A fit recovers the parameters that made the losses, and says so where it can't."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixlab.errors import InvalidBudget, InvalidLoss, InvalidMixture, InvalidTable, TooFewMixtures
+from mixlab.fitting import Fit, FitStatus, fit
+from mixlab.laws import BIMIX
+from mixlab.mixture import Mixture
+from mixlab.runs import Observations
+from tests.synthetic import STEPS, TRUTH, mixtures, observe
+
+NAMES = ("scale", "alpha", "beta", "floor")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(2, 60),
+    st.floats(0.01, 0.6),
+    st.floats(0.15, 1.1),
+    st.floats(0.3, 4),
+    st.integers(0, 9),
+)
+def test_noiseless_losses_give_back_all_four_parameters(
+    scale: float, alpha: float, beta: float, floor: float, seed: int
+) -> None:
+    truth = np.array([scale, alpha, beta, floor])
+    found = fit(BIMIX, observe(mixtures(5, 10, seed), truth=truth))
+    for target in found.targets.values():
+        np.testing.assert_allclose(target.values, truth, rtol=1e-4)
+        assert target.status is FitStatus.CONVERGED
+        assert target.r2_log_loss == pytest.approx(1)
+
+
+def test_tokens_as_the_step_variable_change_the_scale_only() -> None:
+    seen = observe(mixtures(4, 10))
+    found = fit(BIMIX, replace(seen, steps=seen.tokens))
+    expected = TRUTH * [4096 ** TRUTH[2], 1, 1, 1]
+    np.testing.assert_allclose(found.targets["d0"].values, expected, rtol=1e-4)
+    assert (found.step_unit, found.step_at(5e6)) == ("tokens", 5e6)
+
+
+def coverage(**how: float) -> dict[str, float]:
+    """Percent of 200 draws in which each parameter's interval holds the truth."""
+    shares = mixtures(4, 14)
+    hits = dict.fromkeys(NAMES, 0)
+    for seed in range(50):  # 4 targets each
+        found = fit(BIMIX, observe(shares, noise=how["noise"], run_noise=how["run"], seed=seed))
+        for target in found.targets.values():
+            for name, truth in zip(NAMES, TRUTH, strict=True):
+                low, high = target.interval95[name] or (np.inf, -np.inf)
+                hits[name] += low <= truth <= high
+    return {name: count / 2 for name, count in hits.items()}
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_under_half_a_percent_of_noise() -> None:
+    found = coverage(noise=0.005, run=0.0)
+    assert all(90 <= percent <= 99 for percent in found.values()), found
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_when_a_runs_rows_share_their_luck() -> None:
+    found = coverage(noise=0.002, run=0.005)
+    assert all(90 <= percent <= 99 for percent in found.values()), found
+
+
+def test_stray_rows_hardly_move_the_parameters() -> None:
+    seen = observe(mixtures(4, 14), noise=0.002)
+    losses = seen.losses_nats.copy()
+    losses[::20] *= 1.5
+    found = fit(BIMIX, replace(seen, losses_nats=losses)).targets["d0"]
+    np.testing.assert_allclose(found.values[[1, 3]], TRUTH[[1, 3]], rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("truth", "gone"),
+    [
+        ([30.0, 0.05, 0.5, 0.0], ("floor",)),
+        ([8.0, 0.0, 0.35, 1.9], ("alpha",)),
+        ([0.0, 0.1, 0.3, 2.0], ("scale", "beta")),
+    ],
+)
+def test_a_parameter_that_the_losses_push_to_nothing_is_reported_at_its_bound(
+    truth: list[float], gone: tuple[str, ...]
+) -> None:
+    found = fit(BIMIX, observe(mixtures(3, 8), truth=np.array(truth))).targets["d1"]
+    assert found.status is FitStatus.AT_BOUND
+    assert found.at_bound == gone
+    for index, name in enumerate(NAMES):
+        if name in gone:
+            assert found.parameters[name] == 0
+            assert found.standard_errors[name] is None
+        else:
+            assert found.parameters[name] == pytest.approx(truth[index], rel=1e-4)
+
+
+def test_losses_that_rise_with_their_share_put_the_exponent_at_0() -> None:
+    shares = mixtures(3, 10)
+    seen = observe(shares, noise=0.001)
+    rising = seen.losses_nats * seen.proportions**0.2
+    found = fit(BIMIX, replace(seen, losses_nats=rising)).targets["d0"]
+    assert found.parameters["alpha"] == 0
+    assert found.status is FitStatus.AT_BOUND
+
+
+def test_one_step_leaves_the_steps_parameters_unidentified_but_the_share_told() -> None:
+    found = fit(BIMIX, observe(mixtures(4, 10), steps=(200,))).targets["d2"]
+    assert found.status is FitStatus.NOT_IDENTIFIABLE
+    assert found.unidentified == ("beta", "floor")
+    assert "1 step" in str(found.reason)
+    assert found.parameters["alpha"] == pytest.approx(TRUTH[1], rel=1e-4)
+    assert found.standard_errors["floor"] is None
+
+
+def test_two_steps_can_not_tell_a_floor() -> None:
+    found = fit(BIMIX, observe(mixtures(4, 10), steps=(100, 200))).targets["d0"]
+    assert (found.status, found.unidentified) == (FitStatus.NOT_IDENTIFIABLE, ("floor",))
+
+
+def test_a_share_that_never_varies_leaves_the_exponent_unidentified() -> None:
+    rest = mixtures(3, 8) * 0.9
+    shares = np.concatenate([rest, np.full((len(rest), 1), 0.1)], axis=1)
+    found = fit(BIMIX, observe(shares))
+    assert found.targets["d3"].unidentified == ("alpha",)
+    assert "share is 0.1" in str(found.targets["d3"].reason)
+    assert found.targets["d0"].status is FitStatus.CONVERGED
+
+
+def test_rows_with_a_share_of_0_are_left_out_and_counted_or_floored() -> None:
+    shares = mixtures(4, 10)
+    shares[:2, 0] = 0
+    seen = observe(shares / shares.sum(axis=1, keepdims=True))
+    found = fit(BIMIX, seen)
+    assert found.targets["d0"].excluded_rows == found.excluded_rows == 2 * len(STEPS)
+    np.testing.assert_allclose(found.targets["d0"].values, TRUTH, rtol=1e-4)
+    floored = fit(BIMIX, seen, share_floor=0.01)
+    assert floored.excluded_rows == 0
+    assert floored.targets["d0"].floored_rows == 2 * len(STEPS)
+    assert np.isfinite(
+        list(floored.predict(Mixture.of(seen.domains, shares[0]), 100).values())
+    ).all()
+    with pytest.raises(InvalidMixture, match="share of 0"):
+        found.predict(Mixture.of(seen.domains, shares[0]), 100)
+
+
+def test_unmeasured_losses_are_skipped_and_counted() -> None:
+    seen = observe(mixtures(4, 10))
+    seen.losses_nats[3, 1] = np.nan
+    found = fit(BIMIX, seen)
+    assert (found.targets["d1"].missing_rows, found.targets["d0"].missing_rows) == (1, 0)
+    np.testing.assert_allclose(found.targets["d1"].values, TRUTH, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [np.inf, 0.0, -1.0])
+def test_a_loss_that_is_no_loss_is_an_error_naming_run_and_target(loss: float) -> None:
+    seen = observe(mixtures(3, 6))
+    seen.losses_nats[len(STEPS), 1] = loss
+    with pytest.raises(InvalidLoss, match=r"'run-1'.*'d1'"):
+        fit(BIMIX, seen)
+
+
+def test_too_few_mixtures_say_how_many_there_are_and_are_needed() -> None:
+    with pytest.raises(TooFewMixtures, match=r"under 2 usable mixtures.*at least 3"):
+        fit(BIMIX, observe(mixtures(3, 6)[:2]))
+
+
+def test_targets_that_are_no_domains_are_left_out_with_a_reason() -> None:
+    seen = observe(mixtures(3, 6))
+    renamed = replace(seen, targets=("d0", "news", "d2"))
+    found = fit(BIMIX, renamed)
+    assert set(found.targets) == {"d0", "d2"}
+    assert "no domain" in found.left_out_targets["news"]
+    with pytest.raises(InvalidTable, match="named like domains"):
+        fit(BIMIX, replace(seen, targets=("x", "y", "z")))
+
+
+def test_a_fit_survives_json_and_predicts_the_same() -> None:
+    found = fit(BIMIX, observe(mixtures(4, 14), noise=0.005))
+    again = Fit.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
+    assert again == found
+    mixture = Mixture.uniform(found.domains)
+    assert again.predict(mixture, 300) == found.predict(mixture, 300)
+    with pytest.raises(InvalidTable, match="not a saved fit"):
+        Fit.from_dict({"law": "bimix"})
+
+
+def test_a_degenerate_fit_is_valid_json_too() -> None:
+    for truth in ([0.0, 0.1, 0.3, 2.0], [8.0, 0.0, 0.35, 1.9]):
+        found = fit(BIMIX, observe(mixtures(3, 8), truth=np.array(truth)))
+        assert Fit.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+
+
+def test_predictions_and_their_errors() -> None:
+    seen = observe(mixtures(4, 14), noise=0.005)
+    found = fit(BIMIX, seen)
+    mixture = Mixture.uniform(found.domains)
+    truth = TRUTH[0] * 300 ** -TRUTH[2] + TRUTH[3]
+    expected = 0.25 ** -TRUTH[1] * truth
+    for target, error in found.prediction_errors(mixture, 300).items():
+        assert error is not None
+        assert 0 < error < 0.01 * expected
+        assert abs(found.predict(mixture, 300)[target] - expected) < 4 * error
+    with pytest.raises(InvalidMixture, match="'poetry'"):
+        found.predict(Mixture({"poetry": 1.0}), 300)
+    with pytest.raises(InvalidBudget):
+        found.predict(mixture, -1)
+
+
+def test_a_budget_becomes_a_step() -> None:
+    found = fit(BIMIX, observe(mixtures(3, 6)))
+    assert (found.step_unit, found.step_at(4096_000)) == ("steps", 1000)
+    assert replace(found, tokens_per_step=None).step_at(8000, tokens_per_step=8) == 1000
+    with pytest.raises(InvalidBudget, match="tokens_per_step"):
+        replace(found, tokens_per_step=None).step_at(8000)
+
+
+def test_rows_in_another_order_give_the_same_fit() -> None:
+    seen = observe(mixtures(4, 14), noise=0.005)
+    order = np.random.default_rng(0).permutation(len(seen))
+    one: Observations = seen.take(order)
+    for target, found in fit(BIMIX, one).targets.items():
+        np.testing.assert_allclose(found.values, fit(BIMIX, seen).targets[target].values, rtol=1e-6)
