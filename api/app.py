@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from api import errors, openapi
@@ -45,8 +44,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     resources: Resources = app.state.resources
     try:
         await run_in_threadpool(resources.ledger)
-    except SQLAlchemyError as error:
+    except errors.LedgerUnreachable as error:
         # The database may come up later; /readyz says so until then.
-        log.warning("starting without the ledger: %s", type(error).__name__)
+        log.warning("starting without the ledger: %s", error)
     yield
     await run_in_threadpool(resources.close)

@@ -8,9 +8,12 @@ from threading import Lock
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.dispatch import Dispatcher
+from api.errors import LedgerUnreachable
 from api.settings import Settings
+from api.values import ID_PATTERN
 from mixlab.corpora.paths import PathPolicy
 from mixlab.ledger.sql import Ledger
 
@@ -29,10 +32,13 @@ class Resources:
         self._opening = Lock()
 
     def ledger(self) -> Ledger:
-        """The ledger, opened now if it wasn't. Raises SQLAlchemy's OperationalError if it can't."""
+        """The ledger, opened now if it wasn't. Raises LedgerUnreachable."""
         with self._opening:
             if self._ledger is None:
-                self._ledger = Ledger.open(self.settings.database_url.get_secret_value())
+                try:
+                    self._ledger = Ledger.open(self.settings.database_url.get_secret_value())
+                except (SQLAlchemyError, OSError) as error:
+                    raise LedgerUnreachable(type(error).__name__) from error
             return self._ledger
 
     def close(self) -> None:
@@ -66,5 +72,5 @@ LedgerDep = Annotated[Ledger, Depends(_ledger)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 PolicyDep = Annotated[PathPolicy, Depends(_policy)]
 
-# What no id can look like never reaches SQL; api/errors.py answers it with 404.
-Id = Annotated[str, Path(max_length=64, pattern=r"^[a-z]+_[0-9A-Za-z-]+$")]
+# api/errors.py answers what can't be an id with 404.
+Id = Annotated[str, Path(max_length=64, pattern=ID_PATTERN)]

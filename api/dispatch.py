@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery
 from kombu.exceptions import KombuError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mixlab.ledger.records import Job
 from mixlab.ledger.sql import Ledger
@@ -47,7 +48,11 @@ class Dispatcher:
                 type(problem).__name__,
             )
             return False
-        ledger.mark_sent(job.id)
+        try:
+            ledger.mark_sent(job.id, job.attempt)
+        except SQLAlchemyError as problem:
+            # The job is recorded and sent; the sweep sends it once more, which does no harm.
+            log.warning("%s was sent, but not noted so: %s", job.id, type(problem).__name__)
         return True
 
     def reachable(self) -> bool:

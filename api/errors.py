@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from mixlab import errors
@@ -72,6 +72,10 @@ TITLES: dict[int, tuple[str, str]] = {
 }
 
 
+class LedgerUnreachable(Exception):
+    """The ledger could not be opened; the API goes on and tries again at the next request."""
+
+
 class RequestRefused(HTTPException):
     """A request that is refused before its route sees it, with a status of TITLES."""
 
@@ -116,7 +120,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(MixlabError, _deliberate)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _ledger_down)
+    for kind in (LedgerUnreachable, OperationalError, TimeoutError):
+        app.add_exception_handler(kind, _ledger_down)
     app.add_exception_handler(Exception, _unexpected)
 
 

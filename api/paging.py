@@ -7,11 +7,14 @@ empty next_page_token is the only sign of the end.
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from fastapi import Query
 from fastapi.exceptions import RequestValidationError
+
+from api.values import ID_PATTERN
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 200
@@ -37,7 +40,9 @@ def after_of(token: str, filters: Mapping[str, str | None]) -> str | None:
         found = json.loads(base64.urlsafe_b64decode(token.encode()))
         after, same = str(found["after"]), found["filters"] == dict(filters)
     except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
-        raise _refused("is not one that this list gave; leave it out to start again") from None
+        after, same = "", False
+    if not re.fullmatch(ID_PATTERN, after):
+        raise _refused("is not one that this list gave; leave it out to start again")
     if not same:
         raise _refused("belongs to a list with other filters; leave it out to start again")
     return after

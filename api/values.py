@@ -21,6 +21,9 @@ class View(BaseModel):
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
 
+# What no id can look like never reaches SQL.
+ID_PATTERN = r"^[a-z]+_[0-9A-Za-z-]+$"
+
 # No control characters, not blank at its ends: names stand in tables and in log lines.
 NAME_PATTERN = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$"
 
@@ -29,7 +32,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Identifier = Annotated[str, Field(max_length=64, pattern=r"^[a-z]+_[0-9A-Za-z-]+$")]
+Identifier = Annotated[str, Field(max_length=64, pattern=ID_PATTERN)]
 
 Shares = Annotated[dict[Name, Share], Field(max_length=MAX_DOMAINS)]
 Weights = Annotated[dict[Name, Weight], Field(max_length=MAX_DOMAINS)]

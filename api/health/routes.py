@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import Resources, ResourcesDep
-from api.errors import problem
+from api.errors import LedgerUnreachable, problem
 from api.health.schemas import Check, Health
 from api.openapi import problems
 from mixlab.errors import MixlabError
@@ -51,7 +51,7 @@ def _ledger(resources: Resources) -> Check:
         resources.ledger().check()
     except MixlabError as error:
         return Check(ok=False, detail=str(error))
-    except (SQLAlchemyError, OSError) as error:
+    except (LedgerUnreachable, SQLAlchemyError) as error:
         # Only the class: drivers quote the URL, and its password with it.
         log.warning("the ledger doesn't answer: %s", type(error).__name__)
         return Check(ok=False, detail=f"The ledger doesn't answer ({type(error).__name__}).")

@@ -13,6 +13,7 @@ from api.jobs.schemas import JobPage, JobView
 from api.openapi import problems
 from api.paging import PageSize, PageToken, after_of, size_of, token_for
 from api.strict import StrictRoute
+from api.values import ID_PATTERN
 from mixlab.errors import UnknownJob
 from mixlab.ledger.records import Job, JobKind, JobState
 from mixlab.ledger.sql import Ledger
@@ -35,7 +36,7 @@ def list_jobs(
     ledger: LedgerDep,
     state: JobState | None = None,
     kind: JobKind | None = None,
-    parent: Annotated[str | None, Query(max_length=64)] = None,
+    parent: Annotated[str | None, Query(max_length=64, pattern=ID_PATTERN)] = None,
     page_size: PageSize = 0,
     page_token: PageToken = "",
 ) -> JobPage:
@@ -65,7 +66,7 @@ def get_job(
     job_id: Id,
     ledger: LedgerDep,
     response: Response,
-    if_none_match: Annotated[str | None, Header(max_length=1000)] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> JobView | Response:
     """One job. While it is active `Retry-After` says when to ask again."""
     job = ledger.job(job_id)

@@ -1,0 +1,194 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.jobs.progress import progress_of
+from mixlab.ledger import Ledger
+from mixlab.ledger.records import Job, JobKind, JobState, Queue
+
+
+@pytest.fixture
+def job(ledger: Ledger) -> Job:
+    return ledger.submit(JobKind.FIT_MIXTURE, {}, queue=Queue.CPU)
+
+
+def running(ledger: Ledger, job: Job) -> Job:
+    claimed = ledger.claim(job.id, "worker-1", 60)
+    assert claimed is not None
+    return claimed
+
+
+def get(client: TestClient, job: Job) -> dict[str, Any]:
+    found: dict[str, Any] = client.get(f"/jobs/{job.id}").json()
+    return found
+
+
+def test_a_job_is_followed_to_its_result(client: TestClient, ledger: Ledger, job: Job) -> None:
+    answer = client.get(f"/jobs/{job.id}")
+    assert (answer.json()["state"], answer.json()["attempt"]) == ("queued", 0)
+    assert int(answer.headers["Retry-After"]) >= 1
+    claimed = running(ledger, job)
+    ledger.progress(job.id, claimed.attempt, stage="fit", fraction=0.25, eta_seconds=12.0)
+    found = get(client, job)
+    assert (found["state"], found["stage"], found["fraction"]) == ("running", "fit", 0.25)
+    assert (found["eta_seconds"], found["attempt"]) == (12.0, 1)
+    ledger.succeed(job.id, claimed.attempt, {"href": "/mixtures/mix_1"})
+    answer = client.get(f"/jobs/{job.id}")
+    assert "Retry-After" not in answer.headers
+    assert answer.json()["result"]["href"] == "/mixtures/mix_1"
+    assert answer.json()["links"]["result"] == "/mixtures/mix_1"
+    assert answer.json()["finished_at"] is not None
+    assert "cancel" not in answer.json()["links"]
+
+
+def test_a_failed_job_tells_why(client: TestClient, ledger: Ledger, job: Job) -> None:
+    claimed = running(ledger, job)
+    error = {"type": "too-few-mixtures", "title": "Too few", "detail": "3 of 4"}
+    ledger.fail(job.id, claimed.attempt, error)
+    assert get(client, job)["error"] == {**error, "type": "urn:mixlab:error:too-few-mixtures"}
+
+
+def test_an_unchanged_job_is_304(client: TestClient, ledger: Ledger, job: Job) -> None:
+    tag = client.get(f"/jobs/{job.id}").headers["ETag"]
+    same = client.get(f"/jobs/{job.id}", headers={"If-None-Match": tag})
+    assert (same.status_code, same.content) == (304, b"")
+    assert "Retry-After" in same.headers
+    claimed = running(ledger, job)
+    changed = client.get(f"/jobs/{job.id}", headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    child = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, parent_id=job.id, key="a")
+    ledger.wait_for_children(job.id, claimed.attempt)
+    tag = client.get(f"/jobs/{job.id}").headers["ETag"]
+    running(ledger, child)
+    ledger.progress(child.id, 1, stage="train", fraction=0.5)
+    changed = client.get(f"/jobs/{job.id}", headers={"If-None-Match": tag})
+    assert changed.status_code == 200, "a child's progress shows in its parent"
+
+
+def test_a_waiting_job_counts_its_childrens_progress(
+    client: TestClient, ledger: Ledger, job: Job
+) -> None:
+    claimed = running(ledger, job)
+    children = [
+        ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, parent_id=job.id, key=str(number))
+        for number in range(4)
+    ]
+    ledger.wait_for_children(job.id, claimed.attempt)
+    before = get(client, job)["fraction"]
+    first = running(ledger, children[0])
+    ledger.progress(first.id, first.attempt, stage="train", fraction=0.5)
+    middle = get(client, job)["fraction"]
+    ledger.succeed(first.id, first.attempt, {})
+    after = get(client, job)["fraction"]
+    assert 0.0 < before < middle < after < 1.0
+    listed = client.get("/jobs", params={"state": "waiting"}).json()["jobs"]
+    assert [entry["fraction"] for entry in listed] == [after]
+    family = client.get(f"/jobs/{job.id}/children").json()["jobs"]
+    assert [entry["id"] for entry in family] == [child.id for child in reversed(children)]
+    assert {entry["parent_id"] for entry in family} == {job.id}
+
+
+def test_the_time_left_is_the_childrens_work_left_at_their_pace(ledger: Ledger, job: Job) -> None:
+    claimed = running(ledger, job)
+    for number in range(4):
+        ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, parent_id=job.id, key=str(number))
+    ledger.wait_for_children(job.id, claimed.attempt)
+    first = running(ledger, ledger.children(job.id)[0])
+    ledger.progress(first.id, 1, stage="train", fraction=0.5)
+    children = ledger.children(job.id)
+    assert children[0].started_at is not None
+    now = children[0].started_at.astimezone(UTC) + timedelta(seconds=10)
+    # Half a run took 10 s and one worker is at it: 3.5 runs are left.
+    assert progress_of(ledger.job(job.id), children, now=now).eta_seconds == pytest.approx(70)
+
+
+def test_cancelling_a_queued_job_ends_it_and_again_changes_nothing(
+    client: TestClient, job: Job
+) -> None:
+    first = client.post(f"/jobs/{job.id}/cancel")
+    assert (first.status_code, first.json()["state"]) == (200, "cancelled")
+    again = client.post(f"/jobs/{job.id}/cancel")
+    assert (again.status_code, again.json()) == (200, first.json())
+
+
+def test_cancelling_a_running_job_asks_its_worker(
+    client: TestClient, ledger: Ledger, job: Job
+) -> None:
+    running(ledger, job)
+    for _ in range(2):
+        answer = client.post(f"/jobs/{job.id}/cancel")
+        assert (answer.status_code, answer.json()["state"]) == (202, "running")
+        assert answer.json()["cancel_requested_at"] is not None
+    ledger.cancelled(job.id, 1)
+    assert client.post(f"/jobs/{job.id}/cancel").status_code == 200
+
+
+def test_a_job_that_is_over_stays_as_it_ended(client: TestClient, ledger: Ledger, job: Job) -> None:
+    running(ledger, job)
+    ledger.succeed(job.id, 1, {"href": "/x"})
+    answer = client.post(f"/jobs/{job.id}/cancel")
+    assert (answer.status_code, answer.json()["state"]) == (200, "succeeded")
+
+
+def test_unknown_jobs_are_404(client: TestClient) -> None:
+    for answer in (
+        client.get("/jobs/job_none"),
+        client.post("/jobs/job_none/cancel"),
+        client.get("/jobs/job_none/children"),
+        client.get("/jobs", params={"parent": "job_none"}),
+    ):
+        assert answer.status_code == 404
+        assert answer.json()["type"] == "urn:mixlab:error:unknown-job"
+
+
+def test_lists_are_filtered_and_come_in_pages(client: TestClient, ledger: Ledger) -> None:
+    parent = ledger.submit(JobKind.FIT_MIXTURE, {}, queue=Queue.CPU)
+    children = [
+        ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, parent_id=parent.id, key=str(number))
+        for number in range(5)
+    ]
+    ledger.request_cancel(children[0].id)
+
+    def ids(**query: str) -> list[str]:
+        found, token = [], ""
+        while True:
+            answer = client.get("/jobs", params={**query, "page_size": 2, "page_token": token})
+            page = answer.json()
+            assert len(page["jobs"]) <= 2
+            found += [entry["id"] for entry in page["jobs"]]
+            token = page["next_page_token"]
+            if not token:
+                return found
+
+    newest_first = [child.id for child in reversed(children)]
+    assert ids() == [*newest_first, parent.id]
+    assert ids(kind="train") == ids(parent=parent.id) == newest_first
+    assert ids(state="cancelled") == ids(parent=parent.id, state="cancelled") == [children[0].id]
+    assert ids(parent=parent.id, kind="fit_mixture") == []
+
+
+def test_a_page_token_belongs_to_its_list(client: TestClient, ledger: Ledger) -> None:
+    for _ in range(3):
+        ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+    token = client.get("/jobs", params={"page_size": 1}).json()["next_page_token"]
+    other = client.get("/jobs", params={"kind": "train", "page_token": token})
+    assert other.status_code == 422
+    assert other.json()["errors"][0]["parameter"] == "page_token"
+    for broken in ("x", "####", "bnVsbA==", "W10=", "é"):
+        assert client.get("/jobs", params={"page_token": broken}).status_code == 422
+    assert client.get("/jobs", params={"page_size": -1}).status_code == 422
+    assert client.get("/jobs", params={"page_size": 10**6}).status_code == 200
+    assert client.get("/jobs", params={"state": "sleeping"}).status_code == 422
+
+
+def test_progress_never_passes_its_bounds() -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    job = Job(
+        id="job_1", kind=JobKind.TRAIN, queue=Queue.GPU, state=JobState.WAITING, payload={},
+        parent_id=None, key=None, stage=None, fraction=0.3, eta_seconds=5.0, attempt=1, failures=0,
+        worker=None, lease_until=None, cancel_requested_at=None, error=None, result=None, version=1,
+        created_at=now, started_at=now, finished_at=None,
+    )  # fmt: skip
+    assert progress_of(job, [], now=now).fraction == 0.3

@@ -1,0 +1,131 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+ROUTES = {
+    ("post", "/corpora"), ("get", "/corpora"), ("get", "/corpora/{corpus_id}"),
+    ("post", "/corpora/{corpus_id}/entropy"), ("post", "/mixtures/fit"),
+    ("post", "/mixtures/solve"), ("post", "/mixtures"), ("get", "/mixtures/{mixture_id}"),
+    ("post", "/trainings"), ("get", "/trainings/{training_id}"), ("get", "/jobs"),
+    ("get", "/jobs/{job_id}"), ("post", "/jobs/{job_id}/cancel"),
+    ("get", "/jobs/{job_id}/children"), ("get", "/livez"), ("get", "/readyz"),
+}  # fmt: skip
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture
+def document(app: FastAPI) -> dict[str, Any]:
+    # Through JSON, as a client gets it.
+    found: dict[str, Any] = json.loads(json.dumps(app.openapi()))
+    return found
+
+
+@pytest.fixture
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (method, path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def test_the_routes_are_these(
+    document: dict[str, Any], operations: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    assert set(operations) == ROUTES
+    assert document["openapi"].startswith("3.1")
+
+
+def test_every_operation_has_an_id_a_tag_and_words(
+    document: dict[str, Any], operations: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    ids = [operation["operationId"] for operation in operations.values()]
+    assert len(ids) == len(set(ids))
+    known = {tag["name"] for tag in document["tags"]}
+    for operation in operations.values():
+        assert operation["description"]
+        assert set(operation["tags"]) <= known
+
+
+def test_every_error_is_declared_as_a_problem(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    for place, operation in operations.items():
+        errors = {s: r for s, r in operation["responses"].items() if s[0] in "45"}
+        assert {"400", "503"} <= set(errors), place
+        if "{" in place[1]:
+            assert "404" in errors, place
+        if "requestBody" in operation:
+            assert {"413", "415", "422"} <= set(errors), place
+        for response in errors.values():
+            schema = response["content"][PROBLEM]["schema"]
+            assert schema == {"$ref": "#/components/schemas/Problem"}, place
+
+
+def test_a_202_says_where_the_job_is_and_links_to_it(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    known = {operation["operationId"] for operation in operations.values()}
+    accepting = [
+        operation["responses"]["202"]
+        for (_, path), operation in operations.items()
+        if "202" in operation["responses"] and not path.endswith("/cancel")
+    ]
+    assert len(accepting) == 3
+    for response in accepting:
+        assert set(response["headers"]) == {"Location", "Retry-After"}
+        assert {link["operationId"] for link in response["links"].values()} == {
+            "getJob",
+            "cancelJob",
+        }
+        assert {"getJob", "cancelJob"} <= known
+
+
+def test_every_body_has_an_example_that_its_schema_accepts(
+    document: dict[str, Any], operations: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    for operation in operations.values():
+        if "requestBody" in operation:
+            reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+            schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+            assert schema["additionalProperties"] is False
+            for example in schema["examples"]:
+                assert set(schema.get("required", [])) <= set(example) <= set(schema["properties"])
+
+
+def test_every_reference_points_at_something(document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert name in document["components"]["schemas"], name
+
+
+STARTUP = """
+import sys
+from api.app import create_app
+from api.settings import Settings
+from fastapi.testclient import TestClient
+settings = Settings(home=sys.argv[1], broker_url="redis://127.0.0.1:1/0", allowed_hosts=["x"])
+with TestClient(create_app(settings), base_url="http://x") as client:
+    assert client.get("/jobs").status_code == 200
+print(*sorted(set(sys.modules) & {"torch", "scipy", "pandas", "matplotlib", "pyarrow"}))
+"""
+
+
+def test_the_api_starts_fast_and_loads_no_heavy_library(tmp_path: Any) -> None:
+    started, before = time.monotonic(), os.times()
+    done = subprocess.run(
+        [sys.executable, "-c", STARTUP, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    after = os.times()
+    assert done.stdout.split() == []
+    # Processor time, since tests may share the machine; the wall clock on a free one is the same.
+    spent = after.children_user + after.children_system
+    assert spent - before.children_user - before.children_system < 1.5 or (
+        time.monotonic() - started < 1.5
+    )
