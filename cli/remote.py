@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -154,7 +155,10 @@ def _show(job: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _job_table(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("job", "kind", "state", "stage", "done", "left", "created")
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("job", min_width=28, no_wrap=True)  # an id that is cut is of no use
+    for column in ("kind", "state", "stage", "done", "left", "created"):
+        table.add_column(column)
     for job in found:
         left = job["eta_seconds"]
         table.add_row(
@@ -164,7 +168,7 @@ def _job_table(found: Sequence[Mapping[str, Any]]) -> Table:
             job["stage"] or "",
             f"{100 * job['fraction']:.0f} %",
             "" if left is None else f"{left:.0f} s",
-            str(job["created_at"])[:19],
+            str(job["created_at"])[5:16].replace("T", " "),
         )
     return table
 
