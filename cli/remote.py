@@ -146,31 +146,36 @@ def _show(job: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(job)
         return
-    console = Console()
-    console.print(_job_table([job]))
-    if job["error"]:
-        console.print(f"{job['error']['title']}: {job['error']['detail']}", markup=False)
-    elif "result" in job["links"]:
-        console.print(f"result: {job['links']['result']}", markup=False)
+    lines = {
+        "job": job["id"],
+        "kind": job["kind"],
+        "state": job["state"],
+        "done": _how_far(job),
+        "attempt": job["attempt"],
+        "created": job["created_at"],
+        "finished": job["finished_at"],
+        "error": job["error"] and job["error"]["detail"],
+        "result": job["links"].get("result"),
+    }
+    for name, value in lines.items():
+        if value is not None:
+            typer.echo(f"{name:<9} {value}")
 
 
 def _job_table(found: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("job", min_width=28, no_wrap=True)  # an id that is cut is of no use
-    for column in ("kind", "state", "stage", "done", "left", "created"):
-        table.add_column(column)
+    # An id that is cut is of no use, and 80 columns hold no more than this.
+    for column in ("job", "kind", "state"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("done")
     for job in found:
-        left = job["eta_seconds"]
-        table.add_row(
-            job["id"],
-            job["kind"],
-            job["state"],
-            job["stage"] or "",
-            f"{100 * job['fraction']:.0f} %",
-            "" if left is None else f"{left:.0f} s",
-            str(job["created_at"])[5:16].replace("T", " "),
-        )
+        table.add_row(job["id"], job["kind"], job["state"], _how_far(job))
     return table
+
+
+def _how_far(job: Mapping[str, Any]) -> str:
+    left = "" if job["eta_seconds"] is None else f", {job['eta_seconds']:.0f} s left"
+    return f"{100 * job['fraction']:.0f} % {job['stage'] or ''}{left}".rstrip()
 
 
 def _entropies(corpus: Mapping[str, Any]) -> Table:
