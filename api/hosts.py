@@ -1,18 +1,27 @@
-"""Answer only to known Host headers; the rest get a problem document.
+"""Answer only to known Host headers, and to no other site's page; the rest get a problem document.
 
 A page in a browser can point its own name at 127.0.0.1 and then talk to what
-listens there (DNS rebinding); its requests carry that name, and are refused.
-Starlette's TrustedHostMiddleware does the same, but answers in plain text.
+listens there (DNS rebinding); its requests carry that name as Host. Or it posts
+to 127.0.0.1 across sites, which needs no permission where there is no body;
+then its own name is the Origin. Starlette's TrustedHostMiddleware knows Host
+only, and answers in plain text.
 """
+
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import problem
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 class AllowedHosts:
-    """Refuses requests whose Host is not in the list; `*.example.com` stands for subdomains."""
+    """Refuses requests whose Host, or Origin of a change, is not in the list.
+
+    `*.example.com` stands for subdomains, `*` for everything.
+    """
 
     def __init__(self, app: ASGIApp, *, allowed: tuple[str, ...]) -> None:
         self._app = app
@@ -20,16 +29,27 @@ class AllowedHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] != "http" or self._knows(host_of(Headers(scope=scope).get("host", ""))):
+        refused = self._refused(scope) if scope["type"] == "http" else None
+        if refused is None:
             await self._app(scope, receive, send)
             return
         refusal = problem(
             400,
-            "This Host header is not answered; MIXLAB_ALLOWED_HOSTS lists those that are.",
-            slug="host-not-allowed",
-            title="The Host header is not an allowed one",
+            f"This {refused} header is not answered; MIXLAB_ALLOWED_HOSTS lists those that are.",
+            slug=f"{refused.lower()}-not-allowed",
+            title=f"The {refused} header is not an allowed one",
         )
         await refusal(scope, receive, send)
+
+    def _refused(self, scope: Scope) -> str | None:
+        """The header that speaks against the request."""
+        headers = Headers(scope=scope)
+        if not self._knows(host_of(headers.get("host", ""))):
+            return "Host"
+        origin = headers.get("origin")
+        if origin is None or scope["method"] in SAFE_METHODS:
+            return None
+        return None if self._knows(host_of(_authority(origin))) else "Origin"
 
     def _knows(self, host: str) -> bool:
         return any(
@@ -42,3 +62,10 @@ def host_of(header: str) -> str:
     """The host of a Host header, without its port; IPv6 keeps its brackets."""
     host, colon, port = header.rpartition(":")
     return (host if colon and port.isdecimal() else header).lower()
+
+
+def _authority(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as an unclosed bracket
+        return ""

@@ -111,6 +111,14 @@ def test_other_hosts_are_refused(client: TestClient) -> None:
     assert client.get("/livez", headers={"host": "TestServer:8712"}).status_code == 200
 
 
+def test_another_sites_page_changes_nothing(client: TestClient, corpus_id: str) -> None:
+    path = f"/corpora/{corpus_id}/entropy"
+    for origin in ("https://evil.example", "null", "http://[", "http://testserver.evil.example"):
+        is_problem(client.post(path, headers={"origin": origin}), 400, "origin-not-allowed")
+    assert client.get("/jobs").json()["jobs"] == []
+    assert client.post(path, headers={"origin": "http://testserver:8712"}).status_code == 202
+
+
 def test_no_origin_is_invited(client: TestClient) -> None:
     answer = client.get("/livez", headers={"origin": "https://evil.example"})
     assert "access-control-allow-origin" not in answer.headers
