@@ -104,27 +104,29 @@ class Processes:
         while not self._stopping.wait(POLL_SECONDS):
             with self._lock:
                 for child in self._children:
-                    self._look_after(child)
+                    if child.process.poll() is not None:
+                        self._bring_back(child, time.monotonic())
 
-    def _look_after(self, child: Child) -> None:
-        code = child.process.poll()
-        now = time.monotonic()
-        if code is None:
-            return
+    def _bring_back(self, child: Child, now: float) -> None:
         if child.restart_at is None:
             steady = now - child.started > STEADY_SECONDS
             child.quick_ends = 0 if steady else child.quick_ends + 1
-            pause = min(2.0 ** (child.quick_ends - 1), LONGEST_PAUSE_SECONDS) if not steady else 0.0
+            pause = 0.0 if steady else min(2.0 ** (child.quick_ends - 1), LONGEST_PAUSE_SECONDS)
             child.restart_at = now + pause
-            self._say(
-                f"{child.name} ended with {code}; starting it again in {pause:g} s. "
-                f"Its log: {child.log}"
-            )
+            with suppress(OSError):  # a closed terminal must not end the keeping
+                self._say(
+                    f"{child.name} ended with {child.process.returncode}; starting it again in "
+                    f"{pause:g} s. Its log: {child.log}"
+                )
         elif now >= child.restart_at:
             _signal(child, signal.SIGKILL)  # what it left in its session
             self._tell_watchdog("-", child.process.pid)
-            child.process = self._spawn(child.command, child.log)
-            child.started, child.restart_at = now, None
+            try:
+                child.process = self._spawn(child.command, child.log)
+            except OSError:  # no process or file left just now
+                child.restart_at = now + LONGEST_PAUSE_SECONDS
+            else:
+                child.started, child.restart_at = now, None
 
 
 def _signal(child: Child, number: signal.Signals) -> None:

@@ -27,6 +27,7 @@ from typing import IO, Annotated, NoReturn, Self
 import typer
 
 from cli.broker import Broker, CannotStart, free_port
+from cli.corpora import default_folder
 from cli.processes import Child, Processes, Say
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Queue
@@ -140,7 +141,9 @@ class Stack:
 def api(port: int) -> list[str]:
     """The command of the API."""
     target = ["uvicorn", "api.app:create_app", "--factory"]
-    return [sys.executable, "-m", *target, "--host", "127.0.0.1", "--port", str(port)]
+    # Clients that wait for a job's end hold their connections open; a stop can't wait for them.
+    options = ["--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "3"]
+    return [sys.executable, "-m", *target, *options]
 
 
 def worker(queue: Queue, slots: int) -> list[str]:
@@ -218,21 +221,27 @@ def up(
     port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1.")] = PORT,
     data_root: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder that corpora may be read from; may be repeated. [default: .]"),
+        typer.Option(
+            help="Folder that corpora may be read from; may be repeated. "
+            "Without it: this folder, and that of fetched corpora."
+        ),
     ] = None,
     cpu_workers: Annotated[
-        int | None, typer.Option(min=1, help="Tokenising and fitting jobs at once.")
+        int | None,
+        typer.Option(
+            min=1, help="Tokenising and fitting jobs at once. Without it: one per core, at most 4."
+        ),
     ] = None,
     gpu_workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Training jobs at once. [default: one per GPU, or per core]"),
+        typer.Option(min=1, help="Training jobs at once. Without it: one per GPU, or per core."),
     ] = None,
 ) -> None:
     """Start the API, the workers, the sweep and a broker on this machine. Ctrl-C stops all."""
     signal.signal(signal.SIGTERM, _interrupt)
     roots = data_root
     if not roots and "MIXLAB_DATA_ROOTS" not in os.environ:
-        roots = [Path.cwd()]
+        roots = [Path.cwd(), default_folder()]
     stack = Stack(
         home, data_roots=[root.resolve() for root in roots or ()], port=port,
         cpu_workers=cpu_workers, gpu_workers=gpu_workers, say=_say,

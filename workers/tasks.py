@@ -12,7 +12,7 @@ import os
 from functools import cache
 from typing import Any
 
-from billiard import current_process
+from billiard import current_process  # type: ignore[import-untyped]
 from celery.signals import worker_shutting_down
 
 from mixlab.ledger import Ledger

@@ -1,0 +1,67 @@
+"""Does what its payload says, and notes each completion in a file."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mixlab.errors import DomainTooSmall
+from workers.jobs.context import JobContext
+
+
+def run(context: JobContext) -> Mapping[str, Any]:
+    ACTS[context.job.payload["act"]](context)
+    with Path(context.job.payload["effects"]).open("a") as effects:
+        effects.write(f"{context.job.id} {context.job.attempt}\n")
+    return {"href": f"/trainings/{context.job.id}"}
+
+
+def _sleep(context: JobContext) -> None:
+    """Sleeps, unless the payload says that later attempts shall not."""
+    seconds = float(context.job.payload["seconds"])
+    if context.job.attempt > int(context.job.payload.get("slow_attempts", 1_000)):
+        seconds = 0.0
+    began = time.monotonic()
+    while (gone := time.monotonic() - began) < seconds:
+        context.progress("sleep", gone / seconds)
+        time.sleep(0.02)
+
+
+def _with_child(context: JobContext) -> None:
+    """Starts a process that ignores SIGTERM, as a data loader may, and goes on."""
+    script = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    child = subprocess.Popen(["python3", "-c", script])
+    Path(context.job.payload["child"]).write_text(str(child.pid))
+    _sleep(context)
+
+
+def _crash(context: JobContext) -> None:
+    """Dies like one that the kernel killed for memory, so often."""
+    if context.job.attempt <= int(context.job.payload["times"]):
+        print("about to use too much memory", flush=True)  # noqa: T201
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _refuse(_context: JobContext) -> None:
+    raise DomainTooSmall("Domain 'law' has 12 tokens; one sequence needs 129.")
+
+
+def _break(_context: JobContext) -> None:
+    _ = 1 / 0
+
+
+def _leave(_context: JobContext) -> None:
+    os._exit(0)
+
+
+ACTS: dict[str, Callable[[JobContext], None]] = {
+    "sleep": _sleep,
+    "with_child": _with_child,
+    "crash": _crash,
+    "refuse": _refuse,
+    "break": _break,
+    "leave": _leave,
+}

@@ -1,0 +1,159 @@
+"""The workers' parts one at a time: runner, context, lease, environment, sweep."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from sqlalchemy import create_engine, text
+
+from cli.broker import Broker
+from mixlab.errors import LeaseLost
+from mixlab.ledger import Heartbeat, Ledger
+from mixlab.ledger.records import Job, JobKind, Queue
+from tests.workers.conftest import until
+from workers.jobs.context import JobContext
+from workers.runner import JOBS, body
+from workers.settings import WorkerSettings
+from workers.supervisor import Lease, environment
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    opened = Ledger.open(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def job(ledger: Ledger) -> Job:
+    queued = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+    claimed = ledger.claim(queued.id, "w", 30)
+    assert claimed is not None
+    return claimed
+
+
+def test_every_kind_of_job_has_a_body() -> None:
+    assert set(JOBS) == set(JobKind)
+    for kind in JobKind:
+        assert callable(body(kind, WorkerSettings()))
+
+
+@pytest.mark.parametrize("kind", [JobKind.MEASURE_CORPUS, JobKind.FIT_MIXTURE])
+def test_jobs_of_the_cpu_queue_load_no_torch(kind: JobKind) -> None:
+    script = f"""
+import sys
+from workers.runner import body
+from workers.settings import WorkerSettings
+body({kind.value!r}, WorkerSettings())
+sys.exit("torch" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_progress_is_written_twice_a_second_and_at_each_stage(ledger: Ledger, job: Job) -> None:
+    context = JobContext(job, ledger, WorkerSettings())
+    before, began = ledger.job(job.id).version, time.monotonic()
+    while time.monotonic() - began < 1.2:
+        context.progress("train", time.monotonic() - began)
+    assert 2 <= ledger.job(job.id).version - before <= 4
+    context.progress("evaluate", 0.9)
+    assert ledger.job(job.id).stage == "evaluate"
+
+
+def test_progress_stops_a_body_that_lost_its_job(ledger: Ledger, job: Job) -> None:
+    context = JobContext(job, ledger, WorkerSettings())
+    ledger.give_back(job.id, job.attempt, "stopped", None)
+    with pytest.raises(LeaseLost):
+        context.progress("train", 0.5)
+
+
+def test_a_ledger_that_is_away_counts_as_long_as_the_lease(
+    url: str, ledger: Ledger, job: Job
+) -> None:
+    lease = Lease(ledger, job, WorkerSettings(lease_seconds=0.3))
+    assert lease.beat() is Heartbeat.CONTINUE
+    engine = create_engine(url)
+    with engine.begin() as db:
+        db.execute(text("ALTER TABLE jobs RENAME TO away"))
+    assert lease.beat() is Heartbeat.CONTINUE
+    time.sleep(0.35)
+    assert lease.beat() is Heartbeat.LOST
+    with engine.begin() as db:
+        db.execute(text("ALTER TABLE away RENAME TO jobs"))
+    assert lease.beat() is Heartbeat.CONTINUE
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("queue", "settings", "visible", "added"),
+    [
+        (Queue.CPU, {"threads": 1, "gpus": 4}, None, {}),
+        (Queue.GPU, {}, None, {}),
+        (Queue.GPU, {"threads": 1}, None, {"OMP_NUM_THREADS": "1"}),
+        (Queue.GPU, {"gpus": 1}, None, {}),
+        (Queue.GPU, {"gpus": 4}, None, {"CUDA_VISIBLE_DEVICES": "2"}),
+        (Queue.GPU, {"gpus": 4}, "5,7", {"CUDA_VISIBLE_DEVICES": "5"}),
+    ],
+)
+def test_a_slot_of_the_gpu_worker_sees_its_own_gpu(
+    queue: Queue,
+    settings: dict[str, Any],
+    visible: str | None,
+    added: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = environment(queue, WorkerSettings(**settings), slot=2)
+    assert found == {"PYTHONUNBUFFERED": "1", **added}
+
+
+@pytest.mark.service
+def test_the_sweep_outlives_a_missing_broker_and_ledger(
+    quick: None, url: str, tmp_path: Path
+) -> None:
+    broker = Broker.prepare(tmp_path / "broker")
+    log = tmp_path / "sweep.log"
+    told = {"MIXLAB_DATABASE_URL": url, "MIXLAB_BROKER_URL": broker.url}
+    with log.open("wb") as output:
+        sweep = subprocess.Popen(
+            [sys.executable, "-m", "workers.sweep"], env=os.environ | told, stderr=output
+        )
+    try:
+        until(lambda: "OperationalError" in log.read_text())  # no table yet
+        ledger = Ledger.open(url)
+        ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+        heard = log.read_text().count("next round")
+        until(lambda: log.read_text().count("next round") > heard + 1)  # no broker yet
+        assert len(ledger.unsent()) == 1
+        with (
+            log.open("ab") as output,
+            subprocess.Popen(broker.command, stdout=output) as server,
+            Redis(port=broker.port, password=broker.password) as client,
+        ):
+            broker.wait(server, log)
+            until(lambda: ledger.unsent() == [])
+            # Sent before resend_after_seconds went by, and not again while the message waits.
+            time.sleep(1.5)
+            assert client.llen("mixlab:gpu") == 1
+            client.delete("mixlab:gpu")  # the broker loses it
+            until(lambda: client.llen("mixlab:gpu") == 1)
+            server.terminate()
+        assert sweep.poll() is None
+        ledger.close()
+    finally:
+        sweep.terminate()
+        assert sweep.wait(10) == 0
+    assert broker.password not in log.read_text()
