@@ -126,40 +126,47 @@ class Recipe:
 
 
 def proxy_tiny() -> Recipe:
-    """0.2M parameters for two CPU cores: seconds a run; the demo's proxy.
+    """0.35M parameters for two CPU cores: seconds a run; the demo's proxy.
 
-    A 2,048-token vocabulary with a tied head, so that the head doesn't eat the budget; a
-    constant rate after the warm-up, so that each evaluation is a valid run of that many steps.
+    A 2,048-token vocabulary, so that the head doesn't eat the budget; a constant rate after the
+    warm-up, so that each evaluation is a valid run of that many steps. An untied head and 2,048
+    tokens a step reach 4.71 nats in 0.5M tokens, where a tied one and 4,096 reach 5.56.
+    Evaluated in its second half, past the plateau of a model that knows only frequencies.
     """
     return Recipe(
         name="proxy_tiny",
         architecture=Architecture(
-            layers=2, width=64, heads=4, kv_heads=2, ffn_width=160,
-            vocabulary=2048, context=128, tied_head=True,
+            layers=2, width=64, heads=2, kv_heads=1, ffn_width=160,
+            vocabulary=2048, context=128, tied_head=False,
         ),
-        steps=150,
-        batch_sequences=32,
+        steps=200,
+        batch_sequences=16,
         learning_rate=6e-3,
         warmup_steps=20,
-        evaluation_steps=(60, 90, 120, 150),
-        evaluation_tokens=16_384,
+        evaluation_steps=(100, 130, 165, 200),
+        evaluation_tokens=8192,
+        compiled=False,
     )  # fmt: skip
 
 
 def target_small() -> Recipe:
-    """The demo's full-scale stand-in: about 4x the proxy's parameters and tokens."""
+    """The demo's full-scale stand-in: 1.1M parameters, 3x the proxy's, on 4x its tokens.
+
+    As many tokens a step as the proxy has, so that a law's step means the same for both.
+    """
     return Recipe(
         name="target_small",
         architecture=Architecture(
             layers=3, width=128, heads=4, kv_heads=2, ffn_width=336,
-            vocabulary=2048, context=128, tied_head=True,
+            vocabulary=2048, context=128, tied_head=False,
         ),
-        steps=600,
-        batch_sequences=32,
-        learning_rate=4e-3,
+        steps=800,
+        batch_sequences=16,
+        learning_rate=3e-3,
         warmup_steps=40,
-        evaluation_steps=(300, 600),
-        evaluation_tokens=32_768,
+        evaluation_steps=(400, 800),
+        evaluation_tokens=16_384,
+        compiled=False,
     )  # fmt: skip
 
 

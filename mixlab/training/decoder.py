@@ -8,8 +8,9 @@ Attention: rotary positions (the half-split form of GPT-NeoX and of Llama in tra
 queries of `heads` heads over `kv_heads` shared keys and values, causal. No biases, no dropout.
 
 Initialisation: matrices normal with standard deviation 1/sqrt(fan in), those that write into
-the residual stream divided by sqrt(2 * layers) (Radford et al. 2019), the embedding and the
-head with 0.02, so that a fresh model's loss is ln(vocabulary); norms start at 1.
+the residual stream divided by sqrt(2 * layers) (Radford et al. 2019); norms 1. A head of its
+own starts at 0.02, so that a fresh model's loss is ln(vocabulary), and its embedding at 1 (as
+in karpathy/nanochat). A tied table is a matrix to the head, and starts like one.
 
 Sources: arXiv 2302.13971 (Llama), 1910.07467 (RMSNorm), 2104.09864 (RoPE), 2002.05202
 (SwiGLU), 2305.13245 (grouped queries). Limits: documents packed into one window see each other.
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 
 from mixlab.recipes import Architecture
 
-TABLE_STD = 0.02
+HEAD_STD = 0.02
+EMBEDDING_STD = 1.0
 
 
 class Decoder(nn.Module):
@@ -72,8 +74,9 @@ class Decoder(nn.Module):
                 weight.copy_(values * self._standard_deviation(name, weight))
 
     def _standard_deviation(self, name: str, weight: Tensor) -> float:
-        if not name.startswith("blocks."):
-            return TABLE_STD
+        if not self.shape.tied_head and not name.startswith("blocks."):
+            # At 240 steps of 2,048 tokens this is worth 0.3 nats over 0.02 for both, tied.
+            return EMBEDDING_STD if name.startswith("embedding") else HEAD_STD
         into_residual = name.endswith((".output.weight", ".down.weight"))
         damping = math.sqrt(2 * self.shape.layers) if into_residual else 1.0
         return 1.0 / (math.sqrt(weight.shape[1]) * damping)

@@ -69,7 +69,7 @@ def test_no_place_sees_what_comes_after_it() -> None:
 
 
 def test_a_fresh_model_knows_nothing() -> None:
-    model = Decoder(replace(TINY, width=64, vocabulary=2000))
+    model = Decoder(replace(TINY, width=64, vocabulary=2000, tied_head=False))
     model.initialise(0)
     tokens = torch.randint(2000, (8, 17), generator=torch.Generator().manual_seed(0))
     features = model.features(tokens[:, :-1]).flatten(0, 1)

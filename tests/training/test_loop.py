@@ -21,7 +21,7 @@ def losses(result: TrainingResult) -> list[dict[str, float]]:
 
 
 def test_it_learns_the_pattern_and_not_the_noise(corpus: TokenisedCorpus, mixture: Mixture) -> None:
-    last = train(small_recipe(150), corpus, mixture, seed=0, threads=1).observations[-1]
+    last = train(small_recipe(200), corpus, mixture, seed=0, threads=1).observations[-1]
     assert last.losses_nats["counting"] < 0.6
     # The noise has 63 equally likely tokens; less than their entropy would be a leak.
     assert last.losses_nats["noise"] > math.log(63) - 0.1
