@@ -25,7 +25,7 @@ QUICK = {
 }
 
 
-def until(what: Callable[[], Any], seconds: float = 25.0) -> Any:
+def until(what: Callable[[], Any], seconds: float = 45.0) -> Any:
     """Wait for something to become true; fails the test where it doesn't."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
@@ -84,7 +84,7 @@ class Service:
         lines = file.read_text().splitlines() if file.exists() else []
         return [line for line in lines if line.startswith(job.id)]
 
-    def ended(self, job: Job, seconds: float = 25.0) -> Job:
+    def ended(self, job: Job, seconds: float = 45.0) -> Job:
         until(lambda: self.ledger.job(job.id).state.terminal, seconds)
         return self.ledger.job(job.id)
 
@@ -114,7 +114,7 @@ def open_ledger(home: Path) -> Ledger:
     return Ledger.open(SharedSettings(home=home).database_url.get_secret_value())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(QUICK)

@@ -16,7 +16,7 @@ from cli.broker import Broker
 from mixlab.errors import LeaseLost
 from mixlab.ledger import Heartbeat, Ledger
 from mixlab.ledger.records import Job, JobKind, Queue
-from tests.workers.conftest import until
+from tests.workers.conftest import QUICK, until
 from workers.jobs.context import JobContext
 from workers.runner import JOBS, body
 from workers.settings import WorkerSettings
@@ -121,12 +121,10 @@ def test_a_slot_of_the_gpu_worker_sees_its_own_gpu(
 
 
 @pytest.mark.service
-def test_the_sweep_outlives_a_missing_broker_and_ledger(
-    quick: None, url: str, tmp_path: Path
-) -> None:
+def test_the_sweep_outlives_a_missing_broker_and_ledger(url: str, tmp_path: Path) -> None:
     broker = Broker.prepare(tmp_path / "broker")
     log = tmp_path / "sweep.log"
-    told = {"MIXLAB_DATABASE_URL": url, "MIXLAB_BROKER_URL": broker.url}
+    told = QUICK | {"MIXLAB_DATABASE_URL": url, "MIXLAB_BROKER_URL": broker.url}
     with log.open("wb") as output:
         sweep = subprocess.Popen(
             [sys.executable, "-m", "workers.sweep"], env=os.environ | told, stderr=output

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,10 +41,20 @@ class Up:
         assert "mixlab is up" in self.process.stderr.readline()
         return self
 
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.communicate()
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Path], Up]]:
+    """Start one; what a failed test leaves behind is ended."""
+    started: list[Up] = []
+
+    def start(home: Path) -> Up:
+        started.append(Up(home))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
 
 
 @pytest.fixture
@@ -52,8 +64,16 @@ def home(tmp_path: Path, quick: None) -> Path:
     return folder
 
 
-def test_ctrl_c_stops_everything(home: Path) -> None:
-    first = Up(home).ready()
+def test_a_second_one_is_refused_and_ctrl_c_stops_everything(
+    home: Path, start: Callable[[Path], Up]
+) -> None:
+    first = start(home).ready()
+    second = start(home)
+    _, said = second.process.communicate(timeout=20)
+    assert second.process.returncode == 1
+    assert "already up" in said
+    assert "http://127.0.0.1:" in said
+
     started = descendants(first.process.pid)
     assert len(started) >= 6  # broker, API, two workers with their pools, sweep, watchdog
     began = time.monotonic()
@@ -66,21 +86,10 @@ def test_ctrl_c_stops_everything(home: Path) -> None:
     assert not [pid for pid in started if alive(pid)]
 
 
-def test_a_second_one_on_the_same_home_is_refused(home: Path) -> None:
-    first = Up(home).ready()
-    try:
-        second = Up(home)
-        _, said = second.process.communicate(timeout=20)
-        assert second.process.returncode == 1
-        assert "already up" in said
-        assert "http://127.0.0.1:" in said
-        assert alive(first.process.pid)
-    finally:
-        first.end()
-
-
-def test_after_a_kill_nothing_stays_and_the_next_start_resumes(home: Path) -> None:
-    first = Up(home).ready()
+def test_killed_it_leaves_nothing_and_the_next_start_goes_on(
+    home: Path, start: Callable[[Path], Up]
+) -> None:
+    first = start(home).ready()
     ledger = open_ledger(home)
     service = Service(home, ledger)
     job = service.submit("sleep", seconds=600, slow_attempts=1)
@@ -88,36 +97,29 @@ def test_after_a_kill_nothing_stays_and_the_next_start_resumes(home: Path) -> No
     started = descendants(first.process.pid)
     first.process.kill()
     first.process.communicate()
-    until(lambda: not [pid for pid in started if alive(pid)], 12)
-    waiting = service.submit("sleep")
-    second = Up(home).ready()
-    try:
-        for each in (job, waiting):
-            assert service.ended(each).state is JobState.SUCCEEDED
-        assert len(service.effects(job)) == 1
-    finally:
-        second.end()
-        ledger.close()
+    until(lambda: not [pid for pid in started if alive(pid)], 15)
 
+    second = start(home).ready()
+    assert service.ended(job).state is JobState.SUCCEEDED
+    assert len(service.effects(job)) == 1
 
-def test_after_a_kill_of_everything_the_next_start_resumes(home: Path) -> None:
-    """As when the machine loses its power: nobody hands anything back."""
-    first = Up(home).ready()
-    ledger = open_ledger(home)
-    service = Service(home, ledger)
+    # Now as when the machine loses its power: nobody hands anything back.
     job = service.submit("sleep", seconds=600, slow_attempts=1)
     service.running(job)
-    for pid in (first.process.pid, *descendants(first.process.pid)):
+    for pid in (second.process.pid, *descendants(second.process.pid)):
         os.kill(pid, signal.SIGKILL)
-    first.process.communicate()
+    second.process.communicate()
     assert ledger.job(job.id).state is JobState.RUNNING
-    second = Up(home).ready()
-    try:
-        done = service.ended(job)
-        assert (done.state, done.attempt, done.failures) == (JobState.SUCCEEDED, 2, 1)
-    finally:
-        second.end()
-        ledger.close()
+    waiting = service.submit("sleep")
+
+    third = start(home).ready()
+    done = service.ended(job)
+    assert (done.state, done.attempt, done.failures) == (JobState.SUCCEEDED, 2, 1)
+    assert service.ended(waiting).state is JobState.SUCCEEDED
+    third.process.terminate()
+    third.process.communicate(timeout=15)
+    assert third.process.returncode == 0
+    ledger.close()
 
 
 class TestBroker:
@@ -170,8 +172,6 @@ class TestBroker:
 
 
 def test_a_taken_port_is_told(quick: None, tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
