@@ -54,7 +54,7 @@ def start() -> Iterator[Callable[[Path], Up]]:
     yield start
     for each in started:
         each.process.kill()
-        each.process.communicate()
+        each.process.wait()
 
 
 @pytest.fixture
