@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mixlab.ledger.records import Job
 from mixlab.ledger.sql import Ledger
-from workers.contract import TASK_RUN_JOB
+from workers.contract import KEY_PREFIX, TASK_RUN_JOB
 
 AT_ONCE: dict[str, Any] = {
     "max_retries": 1,
@@ -22,7 +22,6 @@ AT_ONCE: dict[str, Any] = {
     "interval_step": 0,
     "interval_max": 0,
 }
-KEY_PREFIX = "mixlab:"  # of every key on the broker; the workers use the same
 
 log = logging.getLogger(__name__)
 

@@ -40,6 +40,7 @@ STATUS: dict[type[MixlabError], int] = {
     errors.UnknownCatalogue: 422,
     errors.UnknownCorpus: 404,
     errors.UnknownMixture: 404,
+    errors.UnknownRun: 404,
     errors.UnknownJob: 404,
     errors.MissingFile: 422,
     errors.MissingTextField: 422,

@@ -13,7 +13,7 @@
     │   └── PathNotAllowed          outside the allowed roots, or through a link
     ├── Unknown                 a name or id that nothing answers to
     │   ├── UnknownRecipe, UnknownLaw, UnknownCatalogue
-    │   └── UnknownCorpus, UnknownMixture, UnknownJob
+    │   └── UnknownCorpus, UnknownMixture, UnknownRun, UnknownJob
     ├── UnreadableData          the text can't be used as it is
     │   ├── MissingFile, MissingTextField, TruncatedFile, LimitExceeded
     │   └── EmptyDomain, DomainTooSmall
@@ -102,6 +102,10 @@ class UnknownCorpus(Unknown):
 
 class UnknownMixture(Unknown):
     """No mixture with that id."""
+
+
+class UnknownRun(Unknown):
+    """No training run with that id."""
 
 
 class UnknownJob(Unknown):

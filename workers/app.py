@@ -17,9 +17,8 @@ from kombu.entity import Exchange
 from kombu.entity import Queue as BrokerQueue
 
 from mixlab.ledger.records import Queue
+from workers.contract import KEY_PREFIX
 from workers.settings import WorkerSettings
-
-KEY_PREFIX = "mixlab:"  # of every key on the broker; the API's producer uses the same
 
 
 def configuration(broker_url: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 TASK_RUN_JOB = "mixlab.run_job"  # args: (job_id,)
+KEY_PREFIX = "mixlab:"  # of every key on the broker
 
 
 class SharedSettings(BaseSettings):

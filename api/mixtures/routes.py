@@ -1,14 +1,25 @@
 """Routes of mixtures."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from api.dependencies import DispatcherDep, Id, LedgerDep
 from api.jobs.routes import accept
 from api.jobs.schemas import JobView
 from api.mixtures.checks import checked_fit, checked_proportions
-from api.mixtures.schemas import FitBody, MixtureBody, MixtureView, SolveBody
+from api.mixtures.schemas import (
+    FitBody,
+    MixtureBody,
+    MixturePage,
+    MixtureSummary,
+    MixtureView,
+    SolveBody,
+)
 from api.openapi import ACCEPTED, created, problems
+from api.paging import PageSize, PageToken, after_of, size_of, token_for
 from api.strict import StrictRoute
+from api.values import ID_PATTERN
 from mixlab.errors import (
     InfeasibleConstraints,
     InvalidBudget,
@@ -103,6 +114,22 @@ def register_mixture(body: MixtureBody, ledger: LedgerDep, response: Response) -
     )
     response.headers["Location"] = f"/mixtures/{record.id}"
     return MixtureView.of(record)
+
+
+@router.get("", operation_id="listMixtures", responses=problems(422))
+def list_mixtures(
+    ledger: LedgerDep,
+    corpus_id: Annotated[str | None, Query(max_length=64, pattern=ID_PATTERN)] = None,
+    page_size: PageSize = 0,
+    page_token: PageToken = "",
+) -> MixturePage:
+    """Mixtures, newest first, without their fits and reports."""
+    filters = {"corpus_id": corpus_id}
+    after, size = after_of(page_token, filters), size_of(page_size)
+    found = ledger.mixtures(corpus_id, limit=size + 1, after=after)
+    token = token_for([record.id for record in found], size, filters)
+    shown = [MixtureSummary.of(record) for record in found[:size]]
+    return MixturePage(mixtures=shown, next_page_token=token)
 
 
 @router.get("/{mixture_id}", operation_id="getMixture", responses=problems(UnknownMixture))

@@ -195,3 +195,15 @@ class MixtureSummary(View):
     parent_id: str | None
     proportions: dict[str, float]
     created_at: datetime
+
+    @classmethod
+    def of(cls, record: MixtureRecord) -> Self:
+        """The summary of a ledger's mixture."""
+        return cls(
+            id=record.id,
+            corpus_id=record.corpus_id,
+            job_id=record.job_id,
+            parent_id=record.parent_id,
+            proportions=dict(record.proportions),
+            created_at=record.created_at,
+        )

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mixlab.errors import InvalidLoss, Unknown, UnknownMixture
+from mixlab.errors import InvalidLoss, UnknownMixture, UnknownRun
 from mixlab.ledger.engine import insert_unless_there
 from mixlab.ledger.records import MixtureRecord, Run, RunRole
 from mixlab.ledger.schema import jobs, mixtures, observations, runs
@@ -43,7 +43,7 @@ def add(db: Connection, values: Mapping[str, Any]) -> Run:
 
 
 def find(db: Connection, run_id: str) -> Run:
-    """The run. Raises Unknown."""
+    """The run. Raises UnknownRun."""
     rows = db.execute(select(*_RUN).where(runs.c.id == run_id)).all()
     if not rows:
         raise _unknown(run_id)
@@ -100,14 +100,14 @@ def observe(db: Connection, run_id: str, observation: Mapping[str, Any]) -> None
 
 
 def finish(db: Connection, run_id: str, values: Mapping[str, Any]) -> None:
-    """Write what the run consumed, its seconds, and its error if it diverged. Raises Unknown."""
+    """Write what the run consumed, its seconds, and its error if it diverged. Raises UnknownRun."""
     statement = update(runs).where(runs.c.id == run_id).values(**values)
     if db.execute(statement.returning(runs.c.id)).first() is None:
         raise _unknown(run_id)
 
 
-def _unknown(run_id: str) -> Unknown:
-    return Unknown(f"There is no training run {run_id!r}.")
+def _unknown(run_id: str) -> UnknownRun:
+    return UnknownRun(f"There is no training run {run_id!r}.")
 
 
 def add_mixture(db: Connection, values: Mapping[str, Any]) -> MixtureRecord:
@@ -128,3 +128,15 @@ def find_mixture(db: Connection, mixture_id: str) -> MixtureRecord:
             "result names it."
         )
     return MixtureRecord(**row._asdict())
+
+
+def mixture_page(
+    db: Connection, corpus_id: str | None, limit: int, after: str | None
+) -> list[MixtureRecord]:
+    """Mixtures newest first, those older than the id `after`."""
+    query: Select[Any] = select(mixtures).order_by(mixtures.c.id.desc()).limit(limit)
+    if corpus_id is not None:
+        query = query.where(mixtures.c.corpus_id == corpus_id)
+    if after is not None:
+        query = query.where(mixtures.c.id < after)
+    return [MixtureRecord(**row._asdict()) for row in db.execute(query)]

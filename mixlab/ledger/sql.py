@@ -264,7 +264,7 @@ class Ledger:
             return runs.add(db, values)
 
     def run(self, run_id: str) -> Run:
-        """The run of that id. Raises Unknown."""
+        """The run of that id. Raises UnknownRun."""
         with self._readers.connect() as db:
             return runs.find(db, run_id)
 
@@ -328,3 +328,10 @@ class Ledger:
         """The mixture of that id. Raises UnknownMixture."""
         with self._readers.connect() as db:
             return runs.find_mixture(db, mixture_id)
+
+    def mixtures(
+        self, corpus_id: str | None = None, limit: int = 50, after: str | None = None
+    ) -> list[MixtureRecord]:
+        """Mixtures newest first, of a corpus or all; the page after the id `after`."""
+        with self._readers.connect() as db:
+            return runs.mixture_page(db, corpus_id, limit, after)

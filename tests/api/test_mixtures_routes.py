@@ -243,3 +243,18 @@ def test_what_is_no_mixture_of_the_corpus_is_refused(
 ) -> None:
     answer = client.post("/mixtures", json={"corpus_id": corpus_id, "proportions": proportions})
     assert (answer.status_code, slug(answer)) == (422, "invalid-mixture"), answer.text
+
+
+def test_mixtures_are_listed_newest_first_in_pages(client: TestClient, corpus_id: str) -> None:
+    made = [
+        client.post("/mixtures", json={"corpus_id": corpus_id, "proportions": {name: 1.0}})
+        for name in ("code", "legal", "talk")
+    ]
+    ids = [answer.json()["id"] for answer in reversed(made)]
+    first = client.get("/mixtures", params={"page_size": 2}).json()
+    assert [mixture["id"] for mixture in first["mixtures"]] == ids[:2]
+    query = {"page_size": 2, "page_token": first["next_page_token"]}
+    rest = client.get("/mixtures", params=query).json()
+    assert [mixture["id"] for mixture in rest["mixtures"]] == ids[2:]
+    assert rest["next_page_token"] == ""
+    assert client.get("/mixtures", params={"corpus_id": "corpus_none"}).json()["mixtures"] == []

@@ -18,7 +18,7 @@ from mixlab.entropy.weighting import softmax_mixture
 from mixlab.errors import TooFewMixtures
 from mixlab.fitting import Fit, fit
 from mixlab.laws import law
-from mixlab.ledger.records import Job, JobState, Run, RunRole
+from mixlab.ledger.records import Job, JobState, Run
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe, recipe
 from mixlab.runs import Observation, Observations
@@ -213,7 +213,7 @@ def constraints_of(problem: Problem) -> Constraints:
         upper=problem.constraints.get("upper") or {},
         max_epochs=problem.constraints.get("max_epochs"),
         budget_tokens=problem.budget_tokens,
-        tokens_available=problem.tokens_available,
+        tokens_available=problem.tokens_available or {},
     )
 
 

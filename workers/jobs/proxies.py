@@ -38,9 +38,7 @@ def submit_missing(context: JobContext, proxies: Sequence[Proxy]) -> bool:
     return False
 
 
-def collect(
-    context: JobContext, proxies: Sequence[Proxy]
-) -> list[tuple[Proxy, Job, Run | None]]:
+def collect(context: JobContext, proxies: Sequence[Proxy]) -> list[tuple[Proxy, Job, Run | None]]:
     """Each proxy with the job that made its run, and the run where it came that far."""
     made = _already_made(context, proxies)
     ended: list[tuple[Proxy, Job, Run | None]] = []

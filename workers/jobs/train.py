@@ -76,4 +76,3 @@ def _observe(context: JobContext, record: Run, seen: Observation) -> None:
         record.id,
         {"step": seen.step, "tokens": seen.tokens, "losses_nats": dict(seen.losses_nats)},
     )
-
