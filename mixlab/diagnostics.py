@@ -65,7 +65,9 @@ def heldout_misses(
     lenient = replace(law, minimum_mixtures=law.minimum_mixtures - 1)
     misses: list[Miss] = []
     for number in np.unique(part):
-        seen = fit(lenient, observations.take(part != number), share_floor=share_floor)
+        seen = fit(
+            lenient, observations.take(part != number), share_floor=share_floor, profiles=False
+        )
         misses.extend(_misses(seen, observations.take(part == number)))
     return misses
 

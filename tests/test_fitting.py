@@ -70,6 +70,35 @@ def test_intervals_hold_the_truth_when_a_runs_rows_share_their_luck() -> None:
     assert all(90 <= percent <= 99 for percent in found.values()), found
 
 
+FEW_STEPS = (60, 90, 120, 150)
+
+
+def test_a_floor_that_few_steps_hide_gets_an_interval_from_0_that_holds_it() -> None:
+    truth = np.array([12.0, 0.1, 0.3, 0.3])
+    seen = observe(mixtures(4, 14), truth=truth, noise=0.005, steps=FEW_STEPS, seed=4)
+    limited = [found for found in fit(BIMIX, seen).targets.values() if "floor" in found.at_bound]
+    assert limited
+    for found in limited:
+        assert found.standard_errors["floor"] is None
+        low, high = found.interval95["floor"] or (1.0, 0.0)
+        assert low == 0
+        assert truth[3] < high < 4
+
+
+def test_where_the_cost_is_a_parabola_the_profile_agrees_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = observe(mixtures(4, 14), noise=0.001)
+    quick = fit(BIMIX, seen, profiles=False)
+    monkeypatch.setattr("mixlab.fitting.profile.VAGUE", 0.0)
+    careful = fit(BIMIX, seen)
+    for target, found in careful.targets.items():
+        for name, interval in found.interval95.items():
+            expected = np.log(quick.targets[target].interval95[name])
+            width = expected[1] - expected[0]
+            np.testing.assert_allclose(np.log(interval), expected, atol=0.07 * width)
+
+
 def test_stray_rows_hardly_move_the_parameters() -> None:
     seen = observe(mixtures(4, 14), noise=0.002)
     losses = seen.losses_nats.copy()

@@ -12,7 +12,8 @@ import numpy as np
 
 from mixlab.errors import InvalidLoss, InvalidTable, TooFewMixtures
 from mixlab.fitting.answer import Fit, FitStatus, StepUnit, TargetFit
-from mixlab.fitting.least_squares import Estimate, Problem, estimate, noise
+from mixlab.fitting.least_squares import SMALLEST_SCALE, Estimate, Problem, estimate, noise
+from mixlab.fitting.profile import profiled
 from mixlab.fitting.uncertainty import Uncertainty, uncertainty, unresolved
 from mixlab.laws import Inputs, Law
 from mixlab.mixture import Array
@@ -22,8 +23,16 @@ from mixlab.runs import Observations
 SAME = 1e-6
 
 
-def fit(law: Law, observations: Observations, *, share_floor: float | None = None) -> Fit:
+def fit(
+    law: Law,
+    observations: Observations,
+    *,
+    share_floor: float | None = None,
+    profiles: bool = True,
+) -> Fit:
     """The law fitted to every target that it can speak of.
+
+    Without `profiles`, intervals of vague parameters are the quick ones of profile.py's parabola.
 
     Raises TooFewMixtures, InvalidLoss (infinite or not positive; NaN means not measured), and
     InvalidTable where no target is named like a domain or the share floor is no share.
@@ -43,7 +52,7 @@ def fit(law: Law, observations: Observations, *, share_floor: float | None = Non
     return Fit(
         law=law,
         domains=observations.domains,
-        targets={name: _fit_target(law, observations, name, share_floor, clusters)
+        targets={name: _fit_target(law, observations, name, share_floor, clusters, profiles)
                  for name in wanted},
         left_out_targets=left_out,
         share_floor=share_floor,
@@ -100,8 +109,9 @@ def _shares_seen(observations: Observations) -> dict[str, tuple[float, float]]:
 
 
 def _fit_target(
-    law: Law, observations: Observations, target: str, floor: float | None, clusters: np.ndarray
-) -> TargetFit:
+    law: Law, observations: Observations, target: str, floor: float | None, clusters: np.ndarray,
+    profiles: bool,
+) -> TargetFit:  # fmt: skip
     losses = observations.losses_nats[:, observations.targets.index(target)]
     own = observations.domains.index(target) if target in observations.domains else None
     shares = np.maximum(observations.proportions, floor or 0.0)
@@ -116,6 +126,7 @@ def _fit_target(
         problem,
         target,
         clusters[rows],
+        profiles,
         excluded_rows=int((measured & ~usable).sum()),
         floored_rows=int((raised & rows).sum()),
         missing_rows=int((~measured).sum()),
@@ -160,7 +171,7 @@ def _distinct(values: Array) -> int:
 
 
 def _described(
-    problem: Problem, target: str, clusters: np.ndarray, *,
+    problem: Problem, target: str, clusters: np.ndarray, profiles: bool, *,
     excluded_rows: int, floored_rows: int, missing_rows: int,
 ) -> TargetFit:  # fmt: skip
     """The estimate, its errors and its status as one value."""
@@ -172,6 +183,8 @@ def _described(
     residuals, logs = problem.residuals(found.values), np.log(problem.losses)
     total = float(np.sum((logs - logs.mean()) ** 2))
     errors, intervals = _intervals(problem, found, known)
+    if profiles and known.kind != "none" and found.scale > SMALLEST_SCALE:
+        intervals |= profiled(problem, found, known)
     names = [parameter.name for parameter in problem.parameters]
     covariance = known.covariance
     return TargetFit(

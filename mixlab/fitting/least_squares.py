@@ -23,7 +23,8 @@ FIRST_SCALE = 0.05
 SCALE_IN_NOISE = 2.0
 SMALLEST_SCALE = 1e-6  # noiseless losses would give 0
 TOLERANCE = 1e-12
-MAX_EVALUATIONS = 200
+LOOSE_TOLERANCE = 1e-7
+MAX_EVALUATIONS = 400
 # A parameter may be at its limit only if its logarithm is this uncertain, or hardly felt.
 VAGUE_LOG_ERROR = 0.3
 UNFELT = 1e-4
@@ -71,7 +72,7 @@ def estimate(problem: Problem, held: dict[str, float]) -> Estimate:
         starts[:, names.index(name)] = value
     first = _best_of(problem, starts, free)
     scale = max(SMALLEST_SCALE, SCALE_IN_NOISE * noise(problem, first))
-    found = _search(problem, replace(first, scale=scale))
+    found = search(problem, replace(first, scale=scale))
     return _with_limits(problem, found)
 
 
@@ -89,7 +90,7 @@ def _best_of(problem: Problem, starts: Array, free: Mask) -> Estimate:
     best: Estimate | None = None
     for values in starts:
         given = Estimate(values, free, (), np.inf, FIRST_SCALE, converged=False)
-        found = _search(problem, given)
+        found = search(problem, given)
         if best is None or found.cost < best.cost:
             best = found
         if best.cost < len(problem.losses) * SMALLEST_SCALE**2:
@@ -98,8 +99,12 @@ def _best_of(problem: Problem, starts: Array, free: Mask) -> Estimate:
     return best
 
 
-def _search(problem: Problem, given: Estimate) -> Estimate:
-    """One Trust Region Reflective search over the free parameters' logarithms."""
+def search(problem: Problem, given: Estimate, *, loose: bool = False) -> Estimate:
+    """One Trust Region Reflective search over the free parameters' logarithms.
+
+    A loose one stops at a cost good to a few digits.
+    """
+    tolerance = LOOSE_TOLERANCE if loose else TOLERANCE
     free, values = given.free, given.values
     lower = np.log([parameter.lower for parameter in problem.parameters])[free]
     upper = np.log([parameter.upper for parameter in problem.parameters])[free]
@@ -124,9 +129,9 @@ def _search(problem: Problem, given: Estimate) -> Estimate:
         loss="soft_l1",
         f_scale=given.scale,
         x_scale="jac",
-        ftol=TOLERANCE,
-        xtol=TOLERANCE,
-        gtol=TOLERANCE,
+        ftol=tolerance,
+        xtol=tolerance,
+        gtol=tolerance,
         max_nfev=MAX_EVALUATIONS,
     )
     return replace(
@@ -171,6 +176,6 @@ def _limited(problem: Problem, found: Estimate, index: int) -> Estimate | None:
     if not free.any() or not np.all(np.isfinite(predicted) & (predicted > 0)):
         return None
     at_bound = (*found.at_bound, parameter.name)
-    limited = _search(problem, replace(found, values=values, free=free, at_bound=at_bound))
+    limited = search(problem, replace(found, values=values, free=free, at_bound=at_bound))
     perfect = 0.5 * len(problem.losses) * 1e-18  # relative errors of 1e-9 are no evidence
     return limited if limited.cost <= found.cost * (1 + 1e-6) + perfect else None

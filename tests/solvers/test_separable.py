@@ -9,12 +9,14 @@ from mixlab.solvers.separable import split
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def problems(
+    draw: st.DrawFn, steepest: float = 1.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Coefficients, exponents and feasible bounds of 2 to 8 domains; some flat."""
     size = draw(st.integers(2, 8))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    coefficient = np.exp(rng.uniform(np.log(0.02), np.log(10), size))
-    exponent = np.exp(rng.uniform(np.log(0.01), np.log(1.5), size))
+    coefficient = np.exp(rng.uniform(np.log(0.02), np.log(10), size)) / size
+    exponent = np.exp(rng.uniform(np.log(0.01), np.log(steepest), size))
     flat = rng.random(size) < draw(st.sampled_from([0.0, 0.0, 0.3]))
     coefficient[flat] = 0
     low = rng.uniform(0.002, 1 / size, size) * draw(st.sampled_from([0.1, 0.6, 0.99]))
@@ -27,9 +29,33 @@ def objective(coefficient: np.ndarray, exponent: np.ndarray, shares: np.ndarray)
     return float(np.sum(coefficient * shares**-exponent))
 
 
-@settings(max_examples=150, deadline=None)
-@given(problems())
-def test_no_general_solver_finds_a_better_mixture(
+def by_slsqp(
+    coefficient: np.ndarray, exponent: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """SciPy's answer, started again from where it stops: on stiff problems it stops too early."""
+    shares = low + (high - low) * (1 - low.sum()) / (high - low).sum()
+    for _ in range(20):
+        found = minimize(
+            lambda r: objective(coefficient, exponent, np.clip(r, low, high)),
+            shares,
+            jac=lambda r: -coefficient * exponent * np.clip(r, low, high) ** (-exponent - 1),
+            bounds=list(zip(low, high, strict=True)),
+            constraints={"type": "eq", "fun": lambda r: r.sum() - 1, "jac": np.ones_like},
+            method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        before = objective(coefficient, exponent, shares)
+        shares = np.clip(found.x, low, high)
+        if before - objective(coefficient, exponent, shares) < 1e-13:
+            break
+    return shares
+
+
+# The same examples every time, since what may fail is the reference.
+@settings(max_examples=150, deadline=None, derandomize=True)
+# Of losses as they are: beyond, SLSQP stops short of its own tolerance.
+@given(problems(steepest=0.5))
+def test_a_general_solver_finds_the_same_objective(
     problem: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
     coefficient, exponent, low, high = problem
@@ -37,26 +63,10 @@ def test_no_general_solver_finds_a_better_mixture(
     assert abs(found.shares.sum() - 1) < 1e-12
     assert np.all((found.shares >= low - 1e-15) & (found.shares <= high + 1e-15))
     ours = objective(coefficient, exponent, found.shares)
-    start = low + (high - low) * (1 - low.sum()) / (high - low).sum()
-    reference = minimize(
-        lambda shares: objective(coefficient, exponent, np.clip(shares, low, high)),
-        start,
-        jac=lambda shares: -coefficient * exponent * np.clip(shares, low, high) ** (-exponent - 1),
-        bounds=list(zip(low, high, strict=True)),
-        constraints={
-            "type": "eq",
-            "fun": lambda r: r.sum() - 1,
-            "jac": lambda r: np.ones_like(r),
-        },
-        method="SLSQP",
-        options={"ftol": 1e-14, "maxiter": 500},
-    )
-    theirs = objective(coefficient, exponent, np.clip(reference.x, low, high))
+    shares = by_slsqp(coefficient, exponent, low, high)
     # SLSQP may leave the simplex by its tolerance, which the multiplier turns into nats.
-    slack = 1e-8 + 2 * found.multiplier * abs(np.clip(reference.x, low, high).sum() - 1)
-    assert ours <= theirs + slack
-    if reference.success:
-        assert abs(ours - theirs) <= slack
+    slack = 1e-8 + 2 * found.multiplier * abs(shares.sum() - 1)
+    assert abs(ours - objective(coefficient, exponent, shares)) <= slack
 
 
 @settings(max_examples=300, deadline=None)
