@@ -22,11 +22,13 @@ from typing import Self
 from redis import Redis
 from redis.exceptions import RedisError
 
+from cli.errors import CommandFailed
+
 OLDEST = (6, 2)  # kombu 5.7 uses ZRANGE ... BYSCORE, which older servers lack
 VARIABLE = "MIXLAB_REDIS_SERVER"
 
 
-class CannotStart(RuntimeError):
+class CannotStart(CommandFailed):
     """Something that the service needs can't be started here; the text says what to do."""
 
 

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import httpx
 
+from cli.errors import CommandFailed
+
 DEFAULT_URL = "http://127.0.0.1:8712"
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 TIMEOUT_SECONDS = 60.0
@@ -19,7 +21,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 OnProgress = Callable[[Mapping[str, Any]], None]
 
 
-class ServiceError(Exception):
+class ServiceError(CommandFailed):
     """What the service answered instead of what was asked for, or that it didn't answer."""
 
     def __init__(self, message: str, *, status: int | None = None, slug: str = "") -> None:

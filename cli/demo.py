@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from cli import demo_report
-from cli.client import Client
+from cli.client import TERMINAL, Client
 from cli.corpora import default_folder
 from cli.up import Stack
 from mixlab import report as reports
@@ -175,12 +175,11 @@ class Road:
             },
         )
         watch = _FitWatch(self.client, self.bars)
-        while not (job := self.client.get(f"/jobs/{job['id']}"))["state"] in TERMINAL:
+        while (job := self.client.get(f"/jobs/{job['id']}"))["state"] not in TERMINAL:
             watch.look(job)
             time.sleep(POLL_SECONDS)
         watch.look(job)
-        mixture: dict[str, Any] = self.client.get(_succeeded(job)["href"])
-        return mixture
+        return self.client.result(job["id"])
 
     def _prove(
         self, corpus_id: str, mixture: Mapping[str, Any]
@@ -227,15 +226,12 @@ class Road:
                 job = self.client.get(f"/jobs/{job_id}")
                 self.bars.show(label, job["fraction"])
                 if job["state"] in TERMINAL:
-                    ended[label] = self.client.get(_succeeded(job)["href"])
+                    ended[label] = self.client.result(job_id)
                     self.bars.seconds[label] = float(ended[label]["seconds"])
                     self.bars.show(label, 1.0)
                     del pending[label]
             time.sleep(POLL_SECONDS)
         return ended
-
-
-TERMINAL = ("succeeded", "failed", "cancelled")
 
 
 @dataclass
@@ -280,14 +276,6 @@ class _FitWatch:
         self.bars.show(stage, fraction)
         if fraction >= 1 and stage not in self.bars.seconds:
             self.bars.seconds[stage] = time.monotonic() - self.entered[stage]
-
-
-def _succeeded(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    if job["state"] != "succeeded":
-        detail = (job.get("error") or {}).get("detail", job["state"])
-        raise typer.BadParameter(f"{job['kind']} {job['id']} {job['state']}: {detail}")
-    result: Mapping[str, Any] = job["result"]
-    return result
 
 
 def summary(found: Mapping[str, Any]) -> Table:

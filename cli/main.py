@@ -1,15 +1,24 @@
-"""The `mixlab` command: the service and the library from a shell."""
+"""The `mixlab` command: the service and the library from a shell.
+
+Commands that run the service need the `service` extra; the others work without it.
+"""
 
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from cli import corpora, demo, remote, table, up
-from cli.client import ServiceError
+from cli import corpora, remote, table
+from cli.errors import CommandFailed
 from mixlab import __version__
 from mixlab.errors import MixlabError
+
+SERVICE_NEEDS = ("celery", "fastapi", "pydantic_settings", "uvicorn")
+SERVICE = "The service"
+TEXT = "Text"
+TABLE = "A table of your own runs, without the service"
 
 app = typer.Typer(
     name="mixlab",
@@ -19,14 +28,31 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _add_service() -> None:
+    """`up` and `demo`, or what to install for them."""
+    if all(find_spec(name) for name in SERVICE_NEEDS):
+        from cli import demo, up
+
+        app.command(rich_help_panel=SERVICE)(up.up)
+        app.command(rich_help_panel=SERVICE)(demo.demo)
+        return
+
+    def missing() -> None:
+        """Needs the extra packages of the service: pip install 'mixlab[service,embedded,train]'."""
+        raise typer.BadParameter(str(missing.__doc__))
+
+    for name in ("up", "demo"):
+        app.command(name, rich_help_panel=SERVICE)(missing)
+
+
+_add_service()
+app.add_typer(remote.jobs, name="jobs", rich_help_panel=SERVICE)
 corpora.app.command("add")(remote.corpora_add)
-app.command(rich_help_panel="Run the service")(up.up)
-app.command(rich_help_panel="Run the service")(demo.demo)
-app.add_typer(corpora.app, name="corpora", rich_help_panel="Text")
-app.command(rich_help_panel="Text")(remote.entropy)
-app.command(rich_help_panel="Mixtures from a table, without the service")(table.fit)
-app.command(rich_help_panel="Mixtures from a table, without the service")(table.solve)
-app.add_typer(remote.jobs, name="jobs", rich_help_panel="Work under way")
+app.add_typer(corpora.app, name="corpora", rich_help_panel=TEXT)
+app.command(rich_help_panel=TEXT)(remote.entropy)
+app.command(rich_help_panel=TABLE)(table.fit)
+app.command(rich_help_panel=TABLE)(table.solve)
 
 
 def _version(wanted: bool) -> None:
@@ -48,8 +74,8 @@ def run() -> None:
     """Run the command; mixlab's own errors end it with one line and status 1."""
     try:
         app()
-    except (MixlabError, ServiceError) as problem:
-        Console(stderr=True).print(f"[bold red]error:[/] {problem}", highlight=False)
+    except (MixlabError, CommandFailed) as problem:
+        Console(stderr=True).print("[bold red]error:[/]", str(problem), highlight=False)
         sys.exit(1)
 
 

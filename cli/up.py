@@ -251,9 +251,6 @@ def up(
             _say(f"mixlab is up: {stack.base_url} (what it offers: {stack.base_url}/docs)")
             _say(f"home {stack.home}, logs in {stack.logs}; Ctrl-C stops everything")
             threading.Event().wait()
-    except CannotStart as problem:
-        typer.echo(f"error: {problem}", err=True)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         _say("stopped; running jobs go on at the next start")
 

@@ -98,9 +98,7 @@ def draw_steps(axis: Axes, report: Report) -> None:
         losses = [row["losses_nats"][name] for name in domains]
         axis.plot(row["step"], np.mean(losses), ".", color="#bbbbbb", ms=4, zorder=1)
     long_run = report["long_run"]
-    steps = np.geomspace(
-        min(row["step"] for row in report["observations"]), long_run["steps"], 80
-    )
+    steps = np.geomspace(min(row["step"] for row in report["observations"]), long_run["steps"], 80)
     axis.plot(
         steps,
         mean_law(report, report["mixtures"]["solved"], steps),
@@ -122,7 +120,7 @@ def draw_steps(axis: Axes, report: Report) -> None:
     axis.plot([], [], ".", color="#bbbbbb", label="proxy runs")
     axis.set_xscale("log")
     ticks = sorted({row["step"] for row in report["observations"]} | {long_run["steps"]})
-    axis.set_xticks(ticks[:: max(1, len(ticks) // 4)] + [ticks[-1]])
+    axis.set_xticks(sorted({*ticks[:: max(1, len(ticks) // 4)], ticks[-1]}))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.minorticks_off()
     _dress(axis, "Predicted before it ran", "step")

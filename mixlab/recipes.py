@@ -125,6 +125,24 @@ class Recipe:
         return cls(**values)
 
 
+def proxy_smoke() -> Recipe:
+    """Seconds for a whole fit: to see that the road holds, not to decide anything."""
+    return Recipe(
+        name="proxy_smoke",
+        architecture=Architecture(
+            layers=1, width=32, heads=2, kv_heads=1, ffn_width=64,
+            vocabulary=512, context=64, tied_head=False,
+        ),
+        steps=60,
+        batch_sequences=8,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        evaluation_steps=(20, 30, 45, 60),
+        evaluation_tokens=2048,
+        compiled=False,
+    )  # fmt: skip
+
+
 def proxy_tiny() -> Recipe:
     """0.35M parameters for two CPU cores: seconds a run; the demo's proxy.
 
@@ -195,6 +213,7 @@ def tinyllama_1b() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    "proxy_smoke": proxy_smoke,
     "proxy_tiny": proxy_tiny,
     "target_small": target_small,
     "tinyllama_1b": tinyllama_1b,

@@ -6,6 +6,7 @@ from fastapi.testclient import TestClient
 
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, MixtureRecord, Queue
+from mixlab.recipes import proxy_tiny
 
 Rows = list[dict[str, Any]]
 
@@ -39,7 +40,7 @@ def test_a_fit_of_a_corpus_is_a_job_that_knows_the_whole_problem(
         "constraints": {"lower": {"code": 0.2}, "upper": {}, "max_epochs": 4.0},
         "design": {"count": 14, "floor": 0.03, "seed": 0, "repeated_seeds": 2},
         "tokens_available": None,
-        "tokens_per_step": 4096,
+        "tokens_per_step": proxy_tiny().tokens_per_step,
     }
 
 

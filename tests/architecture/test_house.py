@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(
-    path for package in ("mixlab", "api", "workers", "cli") for path in (ROOT / package).rglob("*.py")
-)
+PACKAGES = ("mixlab", "api", "workers", "cli")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 40
 

@@ -1,0 +1,218 @@
+"""The real job bodies on real text, against a real ledger; the test plays the worker."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixlab import tables
+from mixlab.ledger import Ledger
+from mixlab.ledger.records import Corpus, Job, JobKind, JobState, Queue, RunRole
+from mixlab.recipes import Recipe, proxy_smoke
+from tests.synthetic import mixtures, observe
+from tests.workers.texts import write_domains
+from workers.jobs.context import JobContext
+from workers.runner import perform
+from workers.settings import WorkerSettings
+
+SPEC = {"vocabulary": 400, "tokenizer_file": None, "validation_fraction": 0.1, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_domains(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, texts: dict[str, Path]) -> WorkerSettings:
+    return WorkerSettings(
+        home=tmp_path / "home", data_roots=[texts["code"].parent, tmp_path], threads=1
+    )
+
+
+@pytest.fixture
+def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
+    settings.home.mkdir(parents=True)
+    found = Ledger.open(settings.database_url.get_secret_value())
+    yield found
+    found.close()
+
+
+def registered(ledger: Ledger, paths: dict[str, Path], **fields: str) -> Corpus:
+    domains = {
+        name: {"paths": [str(path)], "text_field": fields.get("text_field", "text")}
+        for name, path in paths.items()
+    }
+    return ledger.add_corpus("tested", {"domains": domains, **SPEC})
+
+
+def work(ledger: Ledger, settings: WorkerSettings, job: Job) -> Job:
+    """Do a job and its children to the end, as one patient worker would."""
+    while not (now := ledger.job(job.id)).state.terminal:
+        if now.state is JobState.WAITING:
+            for child in ledger.children(job.id):
+                work(ledger, settings, child)
+        else:
+            claimed = ledger.claim(job.id, "test", 60)
+            assert claimed is not None
+            perform(JobContext(claimed, ledger, settings))
+    return now
+
+
+def measuring(ledger: Ledger, corpus: Corpus) -> Job:
+    return ledger.submit(JobKind.MEASURE_CORPUS, {"corpus_id": corpus.id}, queue=Queue.CPU)
+
+
+def fitting(ledger: Ledger, **changes: Any) -> Job:
+    payload = {
+        "corpus_id": None,
+        "observations": None,
+        "recipe": "proxy_smoke",
+        "law": "bimix",
+        "budget_tokens": 60_000,
+        "objective": {"weights": None},
+        "constraints": {"lower": {}, "upper": {}, "max_epochs": 4.0},
+        "design": {"count": 5, "floor": 0.1, "seed": 0, "repeated_seeds": 1},
+        "tokens_available": None,
+        "tokens_per_step": proxy_smoke().tokens_per_step,
+    }
+    return ledger.submit(JobKind.FIT_MIXTURE, {**payload, **changes}, queue=Queue.CPU)
+
+
+def test_a_corpus_is_measured_once_and_stays_a_snapshot(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path]
+) -> None:
+    mine = tmp_path / "tables.jsonl"
+    mine.write_bytes(texts["tables"].read_bytes())
+    corpus = registered(ledger, {"code": texts["code"], "tables": mine})
+    assert work(ledger, settings, measuring(ledger, corpus)).state is JobState.SUCCEEDED
+    first = ledger.corpus(corpus.id)
+    assert first.tokens
+    assert first.entropy
+    assert first.tokens["code"]["train_tokens"] > 10 * first.tokens["code"]["validation_tokens"] / 3
+    # Tables of characters repeat themselves: the next token is easier to know.
+    assert first.entropy["tables"]["conditional"] < first.entropy["code"]["conditional"]
+    assert first.entropy["code"]["standard_error"]["conditional"] > 0
+    mine.write_text('{"text": "changed"}\n')
+    assert work(ledger, settings, measuring(ledger, corpus)).state is JobState.SUCCEEDED
+    assert ledger.corpus(corpus.id) == first
+
+
+@pytest.mark.parametrize(
+    ("content", "slug"),
+    [
+        ("", "empty-domain"),
+        ('{"body": "no text here"}\n', "missing-text-field"),
+        ('{"text": "one short document"}\n', "domain-too-small"),
+        ('{"text": "broken', "truncated-file"),
+    ],
+)
+def test_text_that_cannot_be_used_fails_the_job_with_its_reason(
+    ledger: Ledger,
+    settings: WorkerSettings,
+    tmp_path: Path,
+    texts: dict[str, Path],
+    content: str,
+    slug: str,
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(content)
+    corpus = registered(ledger, {"code": texts["tables"], "bad": bad})
+    job = work(ledger, settings, fitting(ledger, corpus_id=corpus.id))
+    assert job.state is JobState.FAILED
+    assert job.error
+    assert job.error["type"] == slug, job.error
+    assert "bad" in job.error["detail"]
+
+
+def test_a_path_that_left_the_roots_since_it_was_registered_is_refused(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path]
+) -> None:
+    link = tmp_path / "link.jsonl"
+    link.symlink_to("/etc/passwd")
+    corpus = registered(ledger, {"code": texts["tables"], "link": link})
+    job = work(ledger, settings, measuring(ledger, corpus))
+    assert job.error
+    assert job.error["type"] == "path-not-allowed"
+
+
+@pytest.mark.slow
+def test_a_fit_leaves_out_the_run_that_diverged_and_says_so(
+    ledger: Ledger, settings: WorkerSettings, texts: dict[str, Path]
+) -> None:
+    corpus = registered(ledger, texts)
+    job = fitting(ledger, corpus_id=corpus.id)
+    # The fit finds this child under the key of one of its designed runs.
+    exploding = replace(proxy_smoke(), learning_rate=1e4, warmup_steps=1)
+    ledger.submit(
+        JobKind.TRAIN,
+        _training(corpus, exploding, {"code": 0.4, "documentation": 0.3, "tables": 0.3}),
+        queue=Queue.GPU,
+        parent_id=job.id,
+        key="design-01/seed-0",
+    )
+    ended = work(ledger, settings, job)
+    assert ended.state is JobState.SUCCEEDED, ended.error
+    report = ledger.mixture(str((ended.result or {})["mixture_id"])).report
+    states = {run["label"]: run for run in report["proxy_runs"]}
+    assert states["design-01"]["state"] == "failed"
+    assert states["design-01"]["error"]["type"] == "diverged"
+    kept = tables.read_table(report["observations_file"])
+    assert len(set(kept.runs)) == len(report["proxy_runs"]) - 1
+    assert np.isfinite(kept.losses_nats).all()
+    _check_trained_as_designed(ledger, corpus)
+    # A second fit on this corpus trains nothing but the run that failed.
+    again = work(ledger, settings, fitting(ledger, corpus_id=corpus.id))
+    assert again.state is JobState.SUCCEEDED
+    assert [child.key for child in ledger.children(again.id)] == ["design-01/seed-0"]
+
+
+def _training(corpus: Corpus, recipe: Recipe, mixture: dict[str, float]) -> dict[str, Any]:
+    return {
+        "corpus_id": corpus.id,
+        "mixture": mixture,
+        "mixture_id": None,
+        "recipe": recipe.to_dict(),
+        "seed": 0,
+        "role": "proxy",
+        "label": "design-01",
+    }
+
+
+def _check_trained_as_designed(ledger: Ledger, corpus: Corpus) -> None:
+    """What each run consumed is its mixture, to within one batch."""
+    made = [run for run in ledger.runs(corpus_id=corpus.id, role=RunRole.PROXY) if not run.error]
+    assert made
+    for run in made:
+        recipe = Recipe.from_dict(dict(run.recipe))
+        consumed = dict.fromkeys(run.mixture, 0)
+        for part in run.consumed:
+            for domain, tokens in part["tokens"].items():
+                consumed[domain] += tokens
+        assert sum(consumed.values()) == recipe.tokens
+        for domain, share in run.mixture.items():
+            assert abs(consumed[domain] - share * recipe.tokens) <= recipe.tokens_per_step
+
+
+def test_a_table_of_observations_needs_no_corpus_and_no_training(
+    ledger: Ledger, settings: WorkerSettings
+) -> None:
+    rows = tables.to_rows(observe(mixtures(4, 10)))
+    job = work(ledger, settings, fitting(ledger, observations=rows, tokens_per_step=1))
+    assert job.state is JobState.SUCCEEDED, job.error
+    assert not ledger.children(job.id)
+    record = ledger.mixture(str((job.result or {})["mixture_id"]))
+    assert sum(record.proportions.values()) == pytest.approx(1, abs=1e-12)
+    assert record.fit
+    assert {found["status"] for found in record.fit["targets"].values()} == {"converged"}
+
+
+def test_too_few_mixtures_say_how_many_are_needed(ledger: Ledger, settings: WorkerSettings) -> None:
+    rows = tables.to_rows(observe(mixtures(3, 3)[:2]))
+    job = work(ledger, settings, fitting(ledger, observations=rows))
+    assert job.error
+    assert job.error["type"] == "too-few-mixtures"
+    assert "at least" in job.error["detail"]
