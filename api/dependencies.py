@@ -14,7 +14,7 @@ from api.dispatch import Dispatcher
 from api.errors import LedgerUnreachable
 from api.settings import Settings
 from api.values import ID_PATTERN
-from mixlab.corpora.paths import PathPolicy
+from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.ledger.sql import Ledger
 
 

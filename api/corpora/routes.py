@@ -11,7 +11,7 @@ from api.jobs.schemas import JobView
 from api.openapi import ACCEPTED, created, problems
 from api.paging import PageSize, PageToken, after_of, size_of, token_for
 from api.strict import StrictRoute
-from mixlab.corpora.paths import PathPolicy
+from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.errors import InvalidCorpus, MissingFile, PathNotAllowed, UnknownCorpus
 from mixlab.ledger.records import JobKind, Queue
 

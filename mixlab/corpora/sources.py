@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mixlab.corpora.limits import ReadLimits
-from mixlab.corpora.listing import FoundFile, find_files
-from mixlab.corpora.paths import PathPolicy, local_status, split_location
-from mixlab.corpora.readers import read_documents
-from mixlab.corpora.remote import remote_file_system
+from mixlab.corpora.reading.limits import ReadLimits
+from mixlab.corpora.reading.listing import FoundFile, find_files
+from mixlab.corpora.reading.paths import PathPolicy, local_status, split_location
+from mixlab.corpora.reading.readers import read_documents
+from mixlab.corpora.reading.remote import remote_file_system
 
 # What file systems call a file's version; each sets some of these.
 VERSION_KEYS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "generation")

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from mixlab.corpora.limits import ReadLimits, ReadReport
 from mixlab.corpora.parts import DOMAIN_FILE, entry_of, write_parts
-from mixlab.corpora.paths import PathPolicy
-from mixlab.corpora.readers import read_documents, stored_bytes
+from mixlab.corpora.reading.limits import ReadLimits, ReadReport
+from mixlab.corpora.reading.paths import PathPolicy
+from mixlab.corpora.reading.readers import read_documents, stored_bytes
 from mixlab.corpora.shards import (
     MANIFEST,
     DomainEntry,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mixlab.corpora.paths import PathPolicy
+from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.corpora.shards import Shard, TokenisedCorpus
 from mixlab.corpora.tokenising import DomainSource, tokenise
 from mixlab.entropy.counts import PairCounts, count_blocks

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from mixlab.corpora import streams
-from mixlab.corpora.limits import MEBIBYTE
-from mixlab.corpora.readers import (
+from mixlab.corpora.reading import streams
+from mixlab.corpora.reading.limits import MEBIBYTE
+from mixlab.corpora.reading.readers import (
     ReadLimits,
     ReadReport,
     read_documents,
@@ -275,7 +275,7 @@ def test_limits_that_are_not_positive_can_not_be_built() -> None:
 READ_AND_TELL_PEAK = """
 import re, resource, sys
 from pathlib import Path
-from mixlab.corpora.readers import read_documents
+from mixlab.corpora.reading.readers import read_documents
 for _ in read_documents(sys.argv[1]): pass
 if sys.platform == "linux":  # where ru_maxrss starts with the parent's
     status = Path("/proc/self/status").read_text()

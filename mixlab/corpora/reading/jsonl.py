@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from mixlab.corpora.decoding import BYTE_ORDER_MARK, decode_keeping_bytes
-from mixlab.corpora.limits import Meter
+from mixlab.corpora.reading.decoding import BYTE_ORDER_MARK, decode_keeping_bytes
+from mixlab.corpora.reading.limits import Meter
 from mixlab.errors import LimitExceeded, MissingTextField, TruncatedFile
 
 _SHOWN_FIELDS = 12

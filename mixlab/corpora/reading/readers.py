@@ -14,10 +14,10 @@ is ever unpickled. A plain text file is one document.
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from mixlab.corpora.decoding import BYTE_ORDER_MARK, decode_keeping_bytes, repaired
-from mixlab.corpora.jsonl import json_texts, jsonl_texts
-from mixlab.corpora.limits import Meter, ReadLimits, ReadReport
-from mixlab.corpora.listing import (
+from mixlab.corpora.reading.decoding import BYTE_ORDER_MARK, decode_keeping_bytes, repaired
+from mixlab.corpora.reading.jsonl import json_texts, jsonl_texts
+from mixlab.corpora.reading.limits import Meter, ReadLimits, ReadReport
+from mixlab.corpora.reading.listing import (
     Compression,
     Format,
     FoundFile,
@@ -25,10 +25,10 @@ from mixlab.corpora.listing import (
     format_of,
     list_files,
 )
-from mixlab.corpora.parquet import parquet_texts
-from mixlab.corpora.paths import PathPolicy, open_local, split_location
-from mixlab.corpora.remote import open_remote
-from mixlab.corpora.streams import pieces
+from mixlab.corpora.reading.parquet import parquet_texts
+from mixlab.corpora.reading.paths import PathPolicy, open_local, split_location
+from mixlab.corpora.reading.remote import open_remote
+from mixlab.corpora.reading.streams import pieces
 from mixlab.errors import MissingTextField
 
 __all__ = ["PathPolicy", "ReadLimits", "ReadReport", "list_files", "read_documents", "stored_bytes"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlab.corpora import paths
-from mixlab.corpora.paths import PathPolicy, open_local
+from mixlab.corpora.reading import paths
+from mixlab.corpora.reading.paths import PathPolicy, open_local
 from mixlab.errors import MissingFile, PathNotAllowed
 
 

@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mixlab.corpora.decoding import decode_keeping_bytes
-from mixlab.corpora.jsonl import shown_fields
-from mixlab.corpora.limits import MEBIBYTE, Meter
-from mixlab.corpora.parquet_footer import (
+from mixlab.corpora.reading.decoding import decode_keeping_bytes
+from mixlab.corpora.reading.jsonl import shown_fields
+from mixlab.corpora.reading.limits import MEBIBYTE, Meter
+from mixlab.corpora.reading.parquet_footer import (
     MAGIC,
     MAX_FOOTER_BYTES,
     DamagedFooter,

@@ -12,7 +12,7 @@ RowGroup, ColumnChunk, ColumnMetaData, PageHeader) and Thrift's compact protocol
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from mixlab.corpora.limits import MEBIBYTE
+from mixlab.corpora.reading.limits import MEBIBYTE
 
 MAGIC = b"PAR1"
 MAX_FOOTER_BYTES = 8 * MEBIBYTE

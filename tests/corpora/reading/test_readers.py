@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mixlab.corpora.readers import (
+from mixlab.corpora.reading.readers import (
     PathPolicy,
     ReadReport,
     list_files,

@@ -22,9 +22,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mixlab.corpora.limits import ReadReport
-from mixlab.corpora.paths import PathPolicy, kind_of, local_status, split_location
-from mixlab.corpora.remote import remote_files, remote_info
+from mixlab.corpora.reading.limits import ReadReport
+from mixlab.corpora.reading.paths import PathPolicy, kind_of, local_status, split_location
+from mixlab.corpora.reading.remote import remote_files, remote_info
 from mixlab.errors import MissingFile
 
 

@@ -15,8 +15,8 @@ from typing import BinaryIO, cast
 
 import zstandard
 
-from mixlab.corpora.limits import MEBIBYTE, Meter
-from mixlab.corpora.listing import Compression
+from mixlab.corpora.reading.limits import MEBIBYTE, Meter
+from mixlab.corpora.reading.listing import Compression
 from mixlab.errors import LimitExceeded, TruncatedFile
 
 PIECE_BYTES = MEBIBYTE
