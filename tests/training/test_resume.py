@@ -101,11 +101,11 @@ from tests.training.conftest import small_recipe
 
 ticks = iter(range(10**9))
 def slow_clock():  # every look at the clock takes a moment, so that the kill comes in between
-    time.sleep(0.002)
+    time.sleep(0.004)
     return next(ticks)
 
 train(
-    small_recipe(400), TokenisedCorpus.open(sys.argv[1]), Mixture({"counting": 0.7, "noise": 0.3}),
+    small_recipe(200), TokenisedCorpus.open(sys.argv[1]), Mixture({"counting": 0.7, "noise": 0.3}),
     seed=1, threads=1, folder=Path(sys.argv[2]), checkpoint_seconds=7, clock=slow_clock,
 )
 """
@@ -115,12 +115,12 @@ train(
 def test_kill_9_in_the_middle_changes_nothing(
     corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path
 ) -> None:
-    recipe = small_recipe(400)
+    recipe = small_recipe(200)
     victim = subprocess.Popen([sys.executable, "-c", VICTIM, str(corpus.folder), str(tmp_path)])
     deadline = time.monotonic() + 60
     while not (tmp_path / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(0.1)
     assert victim.poll() is None, "it was to be killed before its end"
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
