@@ -75,7 +75,7 @@ class Decoder(nn.Module):
 
     def _standard_deviation(self, name: str, weight: Tensor) -> float:
         if not self.shape.tied_head and not name.startswith("blocks."):
-            # At 240 steps of 2,048 tokens this is worth 0.3 nats over 0.02 for both, tied.
+            # 4.71 nats after 240 steps of proxy_tiny, where one tied table of 0.02 has 5.28.
             return EMBEDDING_STD if name.startswith("embedding") else HEAD_STD
         into_residual = name.endswith((".output.weight", ".down.weight"))
         damping = math.sqrt(2 * self.shape.layers) if into_residual else 1.0
