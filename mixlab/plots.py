@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 Report = Mapping[str, Any]
 
@@ -53,6 +54,15 @@ def shares(report: Report) -> Figure:
         _draw_share(axis, report, name)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
+    figure.legend(
+        handles=[
+            Line2D([], [], color=INK, marker="o", ls="", ms=3.5, label="proxy runs, last step"),
+            Line2D([], [], color=LAW_COLOUR, label="law, last step"),
+            Line2D([], [], color=COLOURS["natural"], ls="--", label="natural share"),
+            Line2D([], [], color=COLOURS["solved"], ls="--", label="solved share"),
+        ],
+        fontsize=9, frameon=False, ncols=4, loc="outside upper left",
+    )  # fmt: skip
     figure.supxlabel("share of training tokens (logarithmic)", fontsize=9, color=INK)
     figure.supylabel("validation loss (nats per token)", fontsize=9, color=INK)
     return figure
@@ -88,7 +98,11 @@ def draw_mixtures(axis: Axes, report: Report) -> None:
     axis.set_yticks(np.arange(len(names)), names, fontsize=8.5)
     axis.invert_yaxis()
     _dress(axis, "Mixtures", "share of training tokens (%)", grid="x")
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.set_title("Mixtures", fontsize=10, color=INK, loc="left", fontweight="bold", pad=20)
+    axis.legend(
+        fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 0.985),
+        columnspacing=1.0, handlelength=1.2, borderpad=0,
+    )  # fmt: skip
 
 
 def draw_steps(axis: Axes, report: Report) -> None:
@@ -119,8 +133,8 @@ def draw_steps(axis: Axes, report: Report) -> None:
     )
     axis.plot([], [], ".", color="#bbbbbb", label="proxy runs")
     axis.set_xscale("log")
-    ticks = sorted({row["step"] for row in report["observations"]} | {long_run["steps"]})
-    axis.set_xticks(sorted({*ticks[:: max(1, len(ticks) // 4)], ticks[-1]}))
+    seen = {row["step"] for row in report["observations"]}
+    axis.set_xticks([min(seen), max(seen), long_run["steps"]])
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.minorticks_off()
     _dress(axis, "Predicted before it ran", "step")
@@ -135,15 +149,15 @@ def draw_gains(axis: Axes, report: Report) -> None:
     predicted = [run["predicted_gain_nats"] for run in runs.values()]
     measured = [run["measured_gain_nats"] for run in runs.values()]
     noise = report["fit"].get("gain_noise_nats")
-    axis.bar(places - 0.2, predicted, 0.36, color=LAW_COLOUR, label="predicted (proxy's law)")
+    axis.bar(places - 0.2, predicted, 0.36, color=LAW_COLOUR, label="predicted by the proxy's law")
     axis.bar(
         places + 0.2,
         measured,
         0.36,
         yerr=noise,
-        color=[COLOURS[kind] for kind in runs],
+        color=COLOURS["solved"],
         error_kw={"ecolor": INK, "capsize": 3, "lw": 1},
-        label="measured (bigger run)",
+        label="measured, ± noise of the seed",
     )
     axis.axhline(0, color=INK, lw=0.8)
     axis.set_xticks(places, [LABELS[kind] for kind in runs], fontsize=8.5)
