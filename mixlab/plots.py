@@ -69,20 +69,27 @@ def shares(report: Report) -> Figure:
 
 
 def predictions(report: Report) -> Figure:
-    """Per domain, the loss that the law predicted for the longer run against the measured one."""
-    figure = _figure(5.2, 4.6)
-    axis = figure.subplots()
+    """Per domain, the loss that the law predicted for the longer run beside the measured one."""
     found = report["long_run"]["domains"]
+    figure = _figure(7.0, 0.9 + 0.42 * len(found))
+    axis = figure.subplots()
+    rows = np.arange(len(found))
     predicted = np.array([entry["predicted_nats"] for entry in found.values()])
     measured = np.array([entry["measured_nats"] for entry in found.values()])
-    low, high = min(predicted.min(), measured.min()), max(predicted.max(), measured.max())
-    margin = 0.08 * (high - low) + 1e-6
-    axis.plot([low - margin, high + margin], [low - margin, high + margin], color="#bbbbbb", lw=1)
-    axis.scatter(predicted, measured, color=COLOURS["solved"], zorder=3, s=28)
-    for name, x, y in zip(found, predicted, measured, strict=True):
-        axis.annotate(name, (x, y), xytext=(5, -9), textcoords="offset points", fontsize=8)
-    _dress(axis, f"Longer run, {report['long_run']['steps']:,} steps", "predicted (nats per token)")
-    axis.set_ylabel("measured (nats per token)", fontsize=9)
+    axis.hlines(rows, predicted, measured, color="#bbbbbb", lw=2, zorder=1)
+    axis.plot(predicted, rows, "o", color=LAW_COLOUR, ms=6, label="predicted", zorder=2)
+    axis.plot(measured, rows, "o", color=COLOURS["solved"], ms=6, label="measured", zorder=3)
+    for row, error in zip(rows, 100 * (predicted / measured - 1), strict=True):
+        place = (max(predicted[row], measured[row]), row)
+        axis.annotate(
+            f"{error:+.1f}%", place, xytext=(9, -3), textcoords="offset points", fontsize=8
+        )
+    axis.set_yticks(rows, list(found), fontsize=8.5)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    steps = f"{report['long_run']['steps']:,}"
+    _dress(axis, f"Longer run, {steps} steps", "validation loss (nats per token)", grid="x")
+    axis.legend(fontsize=8, frameon=False, loc="best")
     return figure
 
 
