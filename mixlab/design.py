@@ -39,7 +39,7 @@ def design_mixtures(
     A natural or conditional-entropy mixture that equals the uniform one, or each other, leaves
     its place to one more designed point; "uniform" is always there. Raises TooFewMixtures
     below 3, and InvalidMixture for other domains in the two mixtures, fewer than two domains,
-    or a floor that leaves no room.
+    or a floor that leaves no room for so many mixtures.
     """
     domains = natural.domains
     _check(natural, conditional_entropy, count, floor)
@@ -50,11 +50,26 @@ def design_mixtures(
     }
     taken = _distinct(named)
     candidates = _candidates(np.array(list(taken.values())), count, floor, seed)
-    while len(taken) < count:
-        distances = [_distance(shares, np.array(list(taken.values()))) for shares in candidates]
-        label = f"design-{len([name for name in taken if name not in named]) + 1:02d}"
-        taken[label] = candidates[int(np.argmax(distances))]
+    chosen = _farthest(candidates, list(taken.values()), count - len(taken))
+    taken |= {f"design-{number:02d}": shares for number, shares in enumerate(chosen, start=1)}
     return {label: Mixture.of(domains, shares) for label, shares in taken.items()}
+
+
+def _farthest(candidates: Array, taken: list[Array], wanted: int) -> list[Array]:
+    """Candidates, (candidate, domain), taken one by one, each the farthest from all so far."""
+    nearest = np.array([_distance(shares, np.array(taken)) for shares in candidates])
+    chosen: list[Array] = []
+    while len(chosen) < wanted:
+        best = int(np.argmax(nearest))
+        if nearest[best] < DISTINCT:
+            raise InvalidMixture(
+                f"Above this floor were found only {len(taken) + len(chosen)} mixtures that differ "
+                f"by a hundredth or more, not {len(taken) + wanted}; lower the floor or the count."
+            )
+        chosen.append(candidates[best])
+        # Only distances to the newest are new: each candidate is compared once per mixture.
+        nearest = np.minimum(nearest, _distances(candidates, candidates[best]))
+    return chosen
 
 
 def _distinct(named: dict[str, Array]) -> dict[str, Array]:
@@ -118,5 +133,10 @@ def _candidates(centres: Array, count: int, floor: float, seed: int) -> Array:
 
 def _distance(shares: Array, others: Array) -> float:
     """Distance in log share to the nearest of the others, (other, domain)."""
+    return float(_distances(others, shares).min())
+
+
+def _distances(others: Array, shares: Array) -> Array:
+    """Distance in log share to each of the others, (other,)."""
     gaps = np.log(others) - np.log(shares)
-    return float(np.sqrt((gaps**2).sum(axis=1)).min())
+    return np.asarray(np.sqrt((gaps**2).sum(axis=1)))

@@ -1,5 +1,7 @@
 """Designs are distinct, obey the floor, repeat exactly, and tell exponents well."""
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,3 +72,17 @@ def test_what_can_not_be_designed_is_an_error() -> None:
     holey = Mixture({"code": 1.0, "law": 0.0})
     with pytest.raises(InvalidMixture, match="share of 0"):
         design_mixtures(holey, Mixture.uniform(holey.domains), count=5, floor=0.0)
+
+
+def test_a_floor_that_leaves_no_room_for_so_many_mixtures_is_an_error() -> None:
+    two = Mixture.uniform(["code", "law"])
+    with pytest.raises(InvalidMixture, match=r"only \d+ mixtures .*lower the floor"):
+        design_mixtures(two, two, count=6, floor=0.4999)
+
+
+def test_a_thousand_mixtures_of_many_domains_take_seconds() -> None:
+    names = [f"d{index}" for index in range(50)]
+    natural = Mixture.of(names, np.linspace(1, 9, 50))
+    begun = perf_counter()
+    assert len(design_mixtures(natural, natural, count=1000, floor=0.001)) == 1000
+    assert perf_counter() - begun < 30

@@ -55,6 +55,17 @@ def test_the_multiplier_is_what_a_share_is_worth(fitted: Fit) -> None:
     assert active.price_nats == pytest.approx(worth, rel=1e-3)
 
 
+def test_the_price_of_an_upper_bound_is_what_loosening_it_gains(fitted: Fit) -> None:
+    loose = solve(fitted, Objective(step=500))
+    pinned = loose.mixture.proportions["d1"] - 0.05
+    found = solve(fitted, Objective(step=500), Constraints(upper={"d1": pinned}))
+    more = solve(fitted, Objective(step=500), Constraints(upper={"d1": pinned + 1e-6}))
+    (active,) = found.active
+    assert (active.domain, active.bound) == ("d1", "upper")
+    gained = (found.objective_nats - more.objective_nats) / 1e-6
+    assert active.price_nats == pytest.approx(gained, rel=1e-3)
+
+
 def test_weights_decide_and_a_domain_without_any_goes_to_its_least(fitted: Fit) -> None:
     found = solve(fitted, Objective(step=500, weights={"d0": 1, "d1": 3, "d2": 0}))
     even = solve(fitted, Objective(step=500, weights={"d0": 2, "d1": 2}))
