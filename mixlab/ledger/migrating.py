@@ -4,10 +4,9 @@ Many processes may start at once on a fresh database: the upgrade runs in one
 transaction that first takes SQLite's write lock or a PostgreSQL advisory lock,
 so one of them migrates and the rest find it done.
 
-    MIXLAB_DATABASE_URL=postgresql://... python -m mixlab.ledger.migrating
+    MIXLAB_DATABASE_URL=postgresql://... python -m mixlab.ledger
 """
 
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -86,7 +85,3 @@ def locked(url: str, work: Callable[[Connection], None]) -> None:
             work(connection)
     finally:
         engine.dispose()
-
-
-if __name__ == "__main__":
-    upgrade(os.environ["MIXLAB_DATABASE_URL"])
