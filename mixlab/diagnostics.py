@@ -41,8 +41,8 @@ def heldout_mre_percent(
     """Mean relative error in percent per target over mixtures left out of the fit.
 
     Without `folds`, each of up to 12 mixtures is left out alone, more are left out in 10
-    parts. Raises what `fit` raises; wherever all mixtures suffice for a fit, leaving each out
-    alone does too.
+    parts; wherever all mixtures suffice for a fit, so does what these parts leave. Targets that
+    are no domain are not in the answer of a law that needs the own share.
     """
     misses = heldout_misses(law, observations, folds=folds, share_floor=share_floor)
     errors: dict[str, list[float]] = {}
@@ -60,15 +60,19 @@ def heldout_misses(
     share_floor: float | None = None,
 ) -> list[Miss]:
     """Every measured loss beside its prediction by a fit that had not seen its mixture."""
-    part = _parts(law, observations.mixture_index(), folds)
     # One mixture fewer than a fit for use needs: the left-out one takes its place as the test.
     lenient = replace(law, minimum_mixtures=law.minimum_mixtures - 1)
     misses: list[Miss] = []
-    for number in np.unique(part):
-        seen = fit(
-            lenient, observations.take(part != number), share_floor=share_floor, profiles=False
-        )
-        misses.extend(_misses(seen, observations.take(part == number)))
+    for target in observations.targets:
+        if law.needs_own_share and target not in observations.domains:
+            continue
+        # Parted by target: of a domain that few mixtures hold, one part could hold them all.
+        rows = _usable(law, observations, target, share_floor)
+        part = _parts(law, rows.mixture_index(), folds)
+        for number in np.unique(part):
+            kept = rows.take(part != number)
+            seen = fit(lenient, kept, share_floor=share_floor, profiles=False)
+            misses.extend(_misses(seen, target, rows.take(part == number)))
     return misses
 
 
@@ -110,26 +114,28 @@ def _parts(law: Law, mixtures: Array, folds: int | None) -> Array:
     return np.asarray(mixtures % folds)
 
 
-def _misses(seen: Fit, left_out: Observations) -> list[Miss]:
-    """The left-out rows on which the law is defined."""
-    shares = np.maximum(left_out.proportions, seen.share_floor or 0.0)
-    misses = []
-    for target, found in seen.targets.items():
-        own = left_out.domains.index(target) if target in left_out.domains else None
-        losses = left_out.losses_nats[:, left_out.targets.index(target)]
-        inputs = Inputs(shares, left_out.steps, own, left_out.params)
-        rows = np.flatnonzero(seen.law.usable(inputs) & ~np.isnan(losses))
-        predicted = seen.law.predict(
-            found.values, inputs.take(np.isin(np.arange(len(losses)), rows))
-        )
-        misses += [
-            Miss(
-                left_out.runs[row],
-                target,
-                float(left_out.steps[row]),
-                float(one),
-                float(losses[row]),
-            )
-            for row, one in zip(rows, predicted, strict=True)
-        ]
-    return misses
+def _usable(
+    law: Law, observations: Observations, target: str, share_floor: float | None
+) -> Observations:
+    """The target alone, on the rows where it was measured and the law is defined."""
+    losses = observations.losses_nats[:, [observations.targets.index(target)]]
+    alone = replace(observations, targets=(target,), losses_nats=losses)
+    usable = law.usable(_inputs(alone, target, share_floor))
+    return alone.take(usable & ~np.isnan(losses[:, 0]))
+
+
+def _inputs(observations: Observations, target: str, share_floor: float | None) -> Inputs:
+    own = observations.domains.index(target) if target in observations.domains else None
+    shares = np.maximum(observations.proportions, share_floor or 0.0)
+    return Inputs(shares, observations.steps, own, observations.params)
+
+
+def _misses(seen: Fit, target: str, left_out: Observations) -> list[Miss]:
+    """The left-out rows of a target beside what the fit predicts for them."""
+    inputs = _inputs(left_out, target, seen.share_floor)
+    predicted = seen.law.predict(seen.targets[target].values, inputs)
+    columns = (left_out.runs, left_out.steps, predicted, left_out.losses_nats[:, 0])
+    return [
+        Miss(run, target, float(step), float(one), float(observed))
+        for run, step, one, observed in zip(*columns, strict=True)
+    ]

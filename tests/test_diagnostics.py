@@ -1,6 +1,7 @@
 """Held-out errors see no mixture that the fit saw, and seed noise is what repeats show."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -44,6 +45,15 @@ def test_three_mixtures_can_be_held_out_and_two_can_not() -> None:
         heldout_mre_percent(BIMIX, observe(mixtures(3, 3)[:2]))
     with pytest.raises(TooFewMixtures, match="parts, not 9"):
         heldout_mre_percent(BIMIX, observe(mixtures(3, 4)), folds=9)
+
+
+def test_a_domain_that_three_of_many_mixtures_hold_is_held_out_one_mixture_at_a_time() -> None:
+    shares = mixtures(4, 16)
+    for held in combinations(range(0, 16, 3), 3):
+        few = shares.copy()
+        few[[row for row in range(16) if row not in held], 3] = 0
+        seen = observe(few / few.sum(axis=1, keepdims=True))
+        assert heldout_mre_percent(BIMIX, seen)["d3"] == pytest.approx(0, abs=1e-6)
 
 
 def test_seed_noise_is_the_pooled_deviation_of_repeated_mixtures() -> None:
