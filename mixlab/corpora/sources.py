@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mixlab.corpora.reading.limits import ReadLimits
+from mixlab.corpora.reading.limits import ReadLimits, ReadReport
 from mixlab.corpora.reading.listing import FoundFile, find_files
 from mixlab.corpora.reading.paths import PathPolicy, local_status, split_location
-from mixlab.corpora.reading.readers import read_documents
+from mixlab.corpora.reading.readers import read_files
 from mixlab.corpora.reading.remote import remote_file_system
 
 # What file systems call a file's version; each sets some of these.
@@ -66,8 +66,12 @@ def sample_documents(
     left = sample_bytes
     for number in order:
         left_here = min(quota, left)
-        documents = read_documents(
-            files[number].location, text_field=source.text_field, limits=limits, policy=policy
+        documents = read_files(
+            [files[number]],
+            text_field=source.text_field,
+            limits=limits,
+            report=ReadReport(),
+            policy=policy,
         )
         for text in documents:
             taken = text[:left_here]

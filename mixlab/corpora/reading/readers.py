@@ -11,7 +11,7 @@ Documents that are empty, only white space, or null are left out and counted. No
 is ever unpickled. A plain text file is one document.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from mixlab.corpora.reading.decoding import BYTE_ORDER_MARK, decode_keeping_bytes, repaired
@@ -31,7 +31,15 @@ from mixlab.corpora.reading.remote import open_remote
 from mixlab.corpora.reading.streams import pieces
 from mixlab.errors import MissingTextField
 
-__all__ = ["PathPolicy", "ReadLimits", "ReadReport", "list_files", "read_documents", "stored_bytes"]
+__all__ = [
+    "PathPolicy",
+    "ReadLimits",
+    "ReadReport",
+    "list_files",
+    "read_documents",
+    "read_files",
+    "stored_bytes",
+]
 
 _DEFAULT_LIMITS = ReadLimits()
 # Where git looks for a NUL to tell binary files from text.
@@ -56,7 +64,7 @@ def read_documents(
     """
     report = ReadReport() if report is None else report
     files = find_files(location, policy, report=report)
-    return _documents(files, text_field, limits, report, policy)
+    return read_files(files, text_field=text_field, limits=limits, report=report, policy=policy)
 
 
 def stored_bytes(location: str, policy: PathPolicy | None = None) -> int:
@@ -64,13 +72,18 @@ def stored_bytes(location: str, policy: PathPolicy | None = None) -> int:
     return sum(file.stored_bytes for file in find_files(location, policy))
 
 
-def _documents(
-    files: list[FoundFile],
+def read_files(
+    files: Iterable[FoundFile],
+    *,
     text_field: str,
     limits: ReadLimits,
     report: ReadReport,
     policy: PathPolicy | None,
 ) -> Iterator[str]:
+    """The documents of files that `find_files` has found; as read_documents.
+
+    Names of files within a folder may hold what a location that a user writes may not.
+    """
     for file in files:
         meter = Meter(file.location, limits, report)
         with _opened(file.location, policy) as stored:
