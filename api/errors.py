@@ -52,6 +52,7 @@ STATUS: dict[type[MixlabError], int] = {
     errors.UnsafeArchive: 502,
     errors.MissingClient: 501,
     errors.Diverged: 422,
+    errors.NotEnoughMemory: 507,
     errors.NotReady: 409,
     errors.LeaseLost: 409,
     # Bases, which some code raises as they are.

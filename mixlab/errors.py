@@ -20,6 +20,7 @@
     ├── FetchFailed             a named corpus could not be brought here
     │   └── ChecksumMismatch, UnsafeArchive, MissingClient
     ├── Diverged                a training run whose loss is no longer a number
+    ├── NotEnoughMemory         a recipe that this machine's memory can't hold
     └── Conflict                the state of the thing forbids it
         ├── NotReady                asked before the job behind it is done
         └── LeaseLost               another worker holds the job now
@@ -158,6 +159,10 @@ class MissingClient(FetchFailed):
 
 class Diverged(MixlabError):
     """A training run whose loss is no longer a finite number."""
+
+
+class NotEnoughMemory(MixlabError):
+    """A recipe that needs more memory than this machine has free."""
 
 
 class Conflict(MixlabError):

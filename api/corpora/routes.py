@@ -91,7 +91,16 @@ def checked_spec(body: CorpusBody, policy: PathPolicy) -> dict[str, Any]:
             for name, domain in body.domains.items()
         },
         "vocabulary": body.vocabulary,
-        "tokenizer_file": policy.check(body.tokenizer_file) if body.tokenizer_file else None,
+        "tokenizer_file": _checked_file(body.tokenizer_file, policy),
         "validation_fraction": body.validation_fraction,
         "seed": body.seed,
     }
+
+
+def _checked_file(location: str | None, policy: PathPolicy) -> str | None:
+    """The path of one local file that can be read; None where none is given."""
+    if location is None:
+        return None
+    normal = policy.check(location)
+    policy.open_file(normal).close()  # a folder or a remote URL is none
+    return normal

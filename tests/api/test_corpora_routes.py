@@ -63,9 +63,15 @@ def test_paths_are_looked_at_before_anything_is_recorded(
     assert client.get("/corpora").json()["corpora"] == []
 
 
-def test_a_tokenizer_file_is_a_path_too(client: TestClient, corpus_body: dict[str, Any]) -> None:
-    answer = client.post("/corpora", json={**corpus_body, "tokenizer_file": "/etc/passwd"})
-    assert answer.status_code == 403
+def test_a_tokenizer_file_is_a_path_too(
+    client: TestClient, corpus_body: dict[str, Any], data: Path
+) -> None:
+    folder = str(data)
+    for path in ("/etc/passwd", f"{folder}/../x.json", folder, "s3://bucket/tokenizer.json"):
+        answer = client.post("/corpora", json={**corpus_body, "tokenizer_file": path})
+        assert answer.status_code == 403, path
+    answer = client.post("/corpora", json={**corpus_body, "tokenizer_file": f"{folder}/none.json"})
+    assert answer.status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The real job bodies on real text, against a real ledger; the test plays the worker."""
 
+import gzip
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from mixlab import tables
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Corpus, Job, JobKind, JobState, Queue, RunRole
 from mixlab.recipes import Recipe, proxy_smoke
+from tests.corpora.written import as_parquet
 from tests.synthetic import mixtures, observe
 from tests.workers.texts import write_domains
 from workers.jobs.context import JobContext
@@ -107,6 +110,7 @@ def test_a_corpus_is_measured_once_and_stays_a_snapshot(
         ("", "empty-domain"),
         ('{"body": "no text here"}\n', "missing-text-field"),
         ('{"text": "one short document"}\n', "domain-too-small"),
+        ('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n', "domain-too-small"),
         ('{"text": "broken', "truncated-file"),
     ],
 )
@@ -137,6 +141,98 @@ def test_a_path_that_left_the_roots_since_it_was_registered_is_refused(
     job = work(ledger, settings, measuring(ledger, corpus))
     assert job.error
     assert job.error["type"] == "path-not-allowed"
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "slug"),
+    [
+        ("bad.jsonl.gz", gzip.compress(b'{"text": "cut"}\n' * 900)[:-9], "truncated-file"),
+        ("bad.parquet", as_parquet(["cut"] * 900)[:-9], "truncated-file"),
+        ("bad.jsonl.gz", gzip.compress(bytes(40 << 20)), "limit-exceeded"),
+    ],
+)
+def test_a_damaged_file_and_a_bomb_fail_the_job_by_name(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path],
+    name: str, raw: bytes, slug: str,
+) -> None:  # fmt: skip
+    (tmp_path / name).write_bytes(raw)
+    corpus = registered(ledger, {"code": texts["tables"], "bad": tmp_path / name})
+    job = work(ledger, settings, measuring(ledger, corpus))
+    assert job.error
+    assert job.error["type"] == slug, job.error
+    assert name in job.error["detail"]
+
+
+def test_invalid_utf8_is_counted_where_the_user_looks(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path]
+) -> None:
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes(texts["tables"].read_bytes() + b'{"text": "caf\xe9, caf\xe9"}\n')
+    corpus = registered(ledger, {"latin": latin, "documentation": texts["documentation"]})
+    assert work(ledger, settings, measuring(ledger, corpus)).state is JobState.SUCCEEDED
+    assert (ledger.corpus(corpus.id).tokens or {})["latin"]["replaced_characters"] == 2
+
+
+def test_names_in_a_folder_may_hold_what_a_registered_path_may_not(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path]
+) -> None:
+    folder = tmp_path / "my pages"
+    folder.mkdir()
+    for number, line in enumerate(texts["tables"].read_text().splitlines()):
+        (folder / f"a%20page::{number}\\.txt").write_text(json.loads(line)["text"])
+    corpus = registered(ledger, {"pages [/b]": folder, "documentation": texts["documentation"]})
+    job = work(ledger, settings, measuring(ledger, corpus))
+    assert job.state is JobState.SUCCEEDED, job.error
+
+
+def test_a_tokenizer_swapped_for_a_link_since_it_was_registered_is_refused(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path]
+) -> None:
+    link = tmp_path / "tokenizer.json"
+    link.symlink_to("/etc/passwd")
+    domains = {name: {"paths": [str(texts[name])]} for name in ("code", "tables")}
+    spec = {"domains": domains, **SPEC, "tokenizer_file": str(link)}
+    job = work(ledger, settings, measuring(ledger, ledger.add_corpus("linked", spec)))
+    assert job.error
+    assert job.error["type"] == "path-not-allowed"
+    assert "symbolic link" in job.error["detail"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "slug", "told"),
+    [
+        ({"budget_tokens": 10**12}, "infeasible-constraints", "epochs of"),
+        ({"recipe": "tinyllama_1b"}, "domain-too-small", "one sequence of 2048"),
+    ],
+)
+def test_a_fit_that_the_token_counts_forbid_fails_before_it_trains(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path],
+    changes: dict[str, Any], slug: str, told: str,
+) -> None:  # fmt: skip
+    small = tmp_path / "small.txt"
+    small.write_text("".join(f"line {number} of a small text\n" for number in range(300)))
+    corpus = registered(ledger, {"code": texts["tables"], "small": small})
+    job = work(ledger, settings, fitting(ledger, corpus_id=corpus.id, **changes))
+    assert job.error
+    assert job.error["type"] == slug, job.error
+    assert told in job.error["detail"]
+    assert "small" in job.error["detail"]
+    assert [child.kind for child in ledger.children(job.id)] == [JobKind.MEASURE_CORPUS]
+
+
+def test_a_recipe_that_memory_cannot_hold_is_refused_before_anything_is_allocated(
+    ledger: Ledger, settings: WorkerSettings, texts: dict[str, Path]
+) -> None:
+    corpus = registered(ledger, {name: texts[name] for name in ("code", "tables")})
+    shape = replace(proxy_smoke().architecture, layers=1000, width=65_536, ffn_width=262_144)
+    payload = _training(
+        corpus, replace(proxy_smoke(), architecture=shape), {"code": 0.5, "tables": 0.5}
+    )
+    job = work(ledger, settings, ledger.submit(JobKind.TRAIN, payload, queue=Queue.GPU))
+    assert job.error
+    assert job.error["type"] == "not-enough-memory"
+    assert "GB are free" in job.error["detail"]
+    assert job.failures == 0
 
 
 @pytest.mark.slow

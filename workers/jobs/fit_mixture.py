@@ -15,7 +15,7 @@ from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.design import design_mixtures
 from mixlab.diagnostics import heldout_mre_percent, seed_noise
 from mixlab.entropy.weighting import softmax_mixture
-from mixlab.errors import TooFewMixtures
+from mixlab.errors import DomainTooSmall, TooFewMixtures
 from mixlab.fitting import Fit, fit
 from mixlab.laws import law
 from mixlab.ledger.records import Job, JobState, Run
@@ -73,11 +73,30 @@ def _from_corpus(context: JobContext) -> Evidence | None:
     corpus_id = str(context.job.payload["corpus_id"])
     if not measured(context, corpus_id):
         return None
+    _check_before_training(context)
     references = reference_mixtures(context)
     wanted = _designed(context, references)
     if not submit_missing(context, wanted):
         return None
     return _evidence(collect(context, wanted), references)
+
+
+def _check_before_training(context: JobContext) -> None:
+    """Raise now what would otherwise show once all proxy runs are trained.
+
+    DomainTooSmall for a domain that the recipe can't cut a sequence from, and
+    InfeasibleConstraints where the token counts, known only now, leave no mixture.
+    """
+    corpus = context.ledger.corpus(str(context.job.payload["corpus_id"]))
+    context_tokens = recipe(str(context.job.payload["recipe"])).architecture.context
+    counts = {domain: int(c["train_tokens"]) for domain, c in (corpus.tokens or {}).items()}
+    small = [f"{domain!r} ({n})" for domain, n in counts.items() if n <= context_tokens]
+    if small:
+        raise DomainTooSmall(
+            f"Too few training tokens for one sequence of {context_tokens} and its target: "
+            f"{', '.join(small)}. Add text, or leave such domains out of the corpus."
+        )
+    constraints_of(_problem(context)).bounds(list(counts))
 
 
 def reference_mixtures(context: JobContext) -> dict[str, Mixture]:

@@ -8,14 +8,16 @@ A worker that dies half-way leaves finished shards, which the next one skips.
 import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mixlab.corpora.reading.paths import PathPolicy
-from mixlab.corpora.shards import Shard, TokenisedCorpus
+from mixlab.corpora.shards import Shard, TokenisedCorpus, write_atomically
 from mixlab.corpora.tokenising import DomainSource, tokenise
 from mixlab.entropy.counts import PairCounts, count_blocks
 from mixlab.entropy.measures import EntropyMeasures, measures
+from mixlab.errors import DomainTooSmall
 from mixlab.ledger.records import Corpus
 from workers.jobs.context import JobContext
 
@@ -49,7 +51,9 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCorpus:
     spec = corpus.spec
-    tokenizer_file = spec.get("tokenizer_file")
+    policy = PathPolicy(
+        tuple(context.settings.data_roots), tuple(context.settings.remote_schemes)
+    )  # fmt: skip
     return tokenise(
         [
             DomainSource(name, tuple(domain["paths"]), domain.get("text_field") or "text")
@@ -57,14 +61,22 @@ def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCor
         ],
         folder,
         vocabulary=int(spec.get("vocabulary") or 2048),
-        tokenizer_file=Path(tokenizer_file) if tokenizer_file else None,
+        tokenizer_file=_given_tokenizer(spec.get("tokenizer_file"), policy, folder),
         validation_fraction=float(spec.get("validation_fraction") or 0.05),
         seed=int(spec.get("seed") or 0),
-        policy=PathPolicy(
-            tuple(context.settings.data_roots), tuple(context.settings.remote_schemes)
-        ),
+        policy=policy,
         progress=lambda fraction: context.progress("tokenise", TOKENISING_SHARE * fraction),
     )
+
+
+def _given_tokenizer(location: str | None, policy: PathPolicy, folder: Path) -> Path | None:
+    """A copy of the given tokenizer, read as text is: through no link, from no other place."""
+    if not location:
+        return None
+    copy = folder / "tokenizer.given.json"
+    with policy.open_file(location) as given:
+        write_atomically(copy, lambda path: path.write_bytes(given.read()))
+    return copy
 
 
 def _measure(context: JobContext, corpus: TokenisedCorpus) -> dict[str, Any]:
@@ -72,23 +84,41 @@ def _measure(context: JobContext, corpus: TokenisedCorpus) -> dict[str, Any]:
     for done, domain in enumerate(corpus.domains):
         fraction = TOKENISING_SHARE + (1 - TOKENISING_SHARE) * done / len(corpus.domains)
         context.progress("entropy", fraction)
-        found[domain] = domain_entropy(corpus, domain).to_dict()
+        try:
+            found[domain] = domain_entropy(corpus, domain).to_dict()
+        except DomainTooSmall as error:
+            raise DomainTooSmall(f"Domain {domain!r}: {error}") from error
     return found
 
 
 def domain_entropy(corpus: TokenisedCorpus, domain: str) -> EntropyMeasures:
     """Entropies of a domain's training text, with a jackknife over blocks of its shards."""
-    shards = corpus.shards(domain, "train")
-    per_shard = -(-JACKKNIFE_BLOCKS // len(shards))
+    return measures(_Blocks(corpus, domain))
 
-    def counted(shard: Shard) -> list[PairCounts]:
-        end_of_text_id = corpus.end_of_text_id
-        return count_blocks(shard.tokens(), shard.starts(), end_of_text_id, blocks=per_shard)
 
-    if per_shard > 1:
-        return measures([block for shard in shards for block in counted(shard)])
-    # Many shards are merged into few blocks, so that memory doesn't grow with the corpus.
-    groups = [shards[first::JACKKNIFE_BLOCKS] for first in range(JACKKNIFE_BLOCKS)]
-    return measures(
-        [PairCounts.total(block for one in group for block in counted(one)) for group in groups]
-    )
+@dataclass(frozen=True)
+class _Blocks:
+    """The counts of a domain's blocks, made anew each time they are asked for.
+
+    Counting twice takes less time than tokenising took, and memory holds the counts of the
+    whole domain and of one block, instead of twenty.
+    """
+
+    corpus: TokenisedCorpus
+    domain: str
+
+    def __iter__(self) -> Iterator[PairCounts]:
+        shards = self.corpus.shards(self.domain, "train")
+        per_shard = -(-JACKKNIFE_BLOCKS // len(shards))
+        if per_shard > 1:
+            return (block for shard in shards for block in self._counted(shard, per_shard))
+        # Twenty blocks of many shards, not as many as shards: each is left out by one search.
+        groups = (shards[first::JACKKNIFE_BLOCKS] for first in range(JACKKNIFE_BLOCKS))
+        return (
+            PairCounts.total(block for shard in group for block in self._counted(shard, 1))
+            for group in groups
+        )
+
+    def _counted(self, shard: Shard, blocks: int) -> list[PairCounts]:
+        end_of_text_id = self.corpus.end_of_text_id
+        return count_blocks(shard.tokens(), shard.starts(), end_of_text_id, blocks=blocks)

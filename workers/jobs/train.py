@@ -14,6 +14,7 @@ from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.runs import Observation
 from mixlab.training import TrainingProgress, TrainingResult, train
+from mixlab.training.memory import check_memory
 from workers.jobs.context import JobContext
 from workers.jobs.waiting import measured
 
@@ -25,6 +26,7 @@ def run(context: JobContext) -> Mapping[str, Any] | None:
         return None
     corpus = TokenisedCorpus.open(context.settings.corpus_folder(payload["corpus_id"]))
     recipe = Recipe.from_dict(payload["recipe"]).for_vocabulary(corpus.vocabulary)
+    check_memory(recipe)
     record = context.ledger.add_run(
         job_id=context.job.id,
         corpus_id=payload["corpus_id"],
