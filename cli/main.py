@@ -5,10 +5,11 @@ Commands that run the service need the `service` extra; the others work without 
 
 import sys
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from cli import corpora, remote, table
 from cli.errors import CommandFailed
@@ -71,12 +72,20 @@ def _options(
 
 
 def run() -> None:
-    """Run the command; mixlab's own errors end it with one line and status 1."""
+    """Run the command; mixlab's own errors, and the system's, end it with one line and status 1."""
     try:
         app()
     except (MixlabError, CommandFailed) as problem:
-        Console(stderr=True).print("[bold red]error:[/]", str(problem), highlight=False)
-        sys.exit(1)
+        _fail(str(problem))
+    except OSError as problem:
+        _fail(f"{problem}. Check the path, its permissions and the free space.")
+
+
+def _fail(reason: str) -> NoReturn:
+    # As Text, since a path or a domain's name may hold what rich takes for markup.
+    line = Text.assemble(("error:", "bold red"), " ", reason)
+    Console(stderr=True).print(line, soft_wrap=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

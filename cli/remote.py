@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -137,7 +138,7 @@ def _follow(client: Client, job: Mapping[str, Any]) -> dict[str, Any]:
 
         def show(now: Mapping[str, Any]) -> None:
             stage = now["stage"] or now["state"]
-            progress.update(task, completed=now["fraction"], description=str(stage))
+            progress.update(task, completed=now["fraction"], description=escape(str(stage)))
 
         return client.result(str(job["id"]), show)
 
@@ -169,7 +170,7 @@ def _job_table(found: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(column, no_wrap=True)
     table.add_column("done")
     for job in found:
-        table.add_row(job["id"], job["kind"], job["state"], _how_far(job))
+        table.add_row(job["id"], job["kind"], job["state"], escape(_how_far(job)))
     return table
 
 
@@ -184,7 +185,7 @@ def _entropies(corpus: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "domain" else "right")
     for domain, measured in corpus["entropy"].items():
         table.add_row(
-            domain,
+            escape(domain),
             f"{corpus['tokens'][domain]['train_tokens']:,}",
             *(f"{measured[kind]:.4f}" for kind in ("shannon", "joint", "conditional")),
         )

@@ -25,13 +25,18 @@ from types import FrameType
 from typing import IO, Annotated, NoReturn, Self
 
 import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from sqlalchemy.exc import SQLAlchemyError
 
+from api.settings import Settings
 from cli.broker import Broker, CannotStart, free_port
 from cli.corpora import default_folder
 from cli.processes import Child, Processes, Say
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Queue
 from workers.contract import SharedSettings
+from workers.settings import WorkerSettings
 
 PORT = 8712
 API_SECONDS = 30.0
@@ -87,12 +92,12 @@ class Stack:
         return self
 
     def _start(self) -> None:
+        settings = _checked_settings(self.home)
         self.logs.mkdir(parents=True, exist_ok=True)
         self._lock = _only_one(self.home)
         self._port = _checked(self._port)
         broker = Broker.prepare(self.home / "broker")
-        settings = SharedSettings(home=self.home)
-        Ledger.open(settings.database_url.get_secret_value()).close()  # migrates it
+        _migrate(settings.database_url.get_secret_value())
         self._processes = Processes(self.logs, self._environment(broker), self._say)
         started = self._processes.start("broker", broker.command)
         broker.wait(started.process, started.log)
@@ -190,6 +195,32 @@ def _only_one(home: Path) -> IO[str]:
     return lock
 
 
+def _checked_settings(home: Path) -> SharedSettings:
+    """The settings; those of the API and the workers are read too. Raises CannotStart."""
+    try:
+        Settings(home=home)
+        WorkerSettings(home=home)
+        return SharedSettings(home=home)
+    except ValidationError as problem:
+        places = {".".join(map(str, each["loc"])): each["msg"] for each in problem.errors()}
+        told = "; ".join(f"MIXLAB_{name.upper()}: {text}" for name, text in places.items())
+    except SettingsError as problem:
+        told = f'{problem}; lists are written as JSON, such as ["/data"]'
+    raise CannotStart(f"The environment's MIXLAB_* settings can't be used: {told}.")
+
+
+def _migrate(url: str) -> None:
+    """Bring the ledger to this version's schema. Raises CannotStart."""
+    try:
+        Ledger.open(url).close()
+    except SQLAlchemyError as problem:
+        # Only the class: the text of some drivers holds the URL and its password.
+        raise CannotStart(
+            f"The ledger can't be opened ({type(problem).__name__}). It is ledger.sqlite in the "
+            "home folder, or what MIXLAB_DATABASE_URL names; mend or move it, or choose another."
+        ) from problem
+
+
 def _checked(port: int | None) -> int:
     if port is None:
         return free_port()
@@ -218,7 +249,9 @@ def up(
     home: Annotated[
         Path, typer.Option(envvar="MIXLAB_HOME", help="Ledger, shards, checkpoints and logs.")
     ] = Path(".mixlab"),
-    port: Annotated[int, typer.Option(help="Port of the API on 127.0.0.1.")] = PORT,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the API on 127.0.0.1.")
+    ] = PORT,
     data_root: Annotated[
         list[Path] | None,
         typer.Option(
@@ -236,6 +269,9 @@ def up(
         int | None,
         typer.Option(min=1, help="Training jobs at once. Without it: one per GPU, or per core."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print where it is as one line of JSON.")
+    ] = False,
 ) -> None:
     """Start the API, the workers, the sweep and a broker on this machine. Ctrl-C stops all."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -248,11 +284,18 @@ def up(
     )  # fmt: skip
     try:
         with stack:
-            _say(f"mixlab is up: {stack.base_url} (what it offers: {stack.base_url}/docs)")
-            _say(f"home {stack.home}, logs in {stack.logs}; Ctrl-C stops everything")
+            _tell(stack, as_json)
             threading.Event().wait()
     except KeyboardInterrupt:
         _say("stopped; running jobs go on at the next start")
+
+
+def _tell(stack: Stack, as_json: bool) -> None:
+    if as_json:
+        places = {"url": stack.base_url, "home": str(stack.home), "logs": str(stack.logs)}
+        typer.echo(json.dumps(places))
+    _say(f"mixlab is up: {stack.base_url} (what it offers: {stack.base_url}/docs)")
+    _say(f"home {stack.home}, logs in {stack.logs}; Ctrl-C stops everything")
 
 
 def _say(line: str) -> None:
