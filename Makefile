@@ -22,13 +22,15 @@ demo: setup ## the main job end to end on real text, through the HTTP API
 	$(BIN)/mixlab demo
 
 test: setup ## all tests, fast ones first
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow and not service'
+	$(BIN)/python -m pytest -m 'slow or service'
 
-check: setup ## format, lint, types, import contracts
+check: setup ## format, lint, types, import contracts, README
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/architecture
 
 format: setup ## rewrite the sources in the house style
 	$(BIN)/ruff format .
