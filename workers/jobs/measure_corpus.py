@@ -9,7 +9,6 @@ import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
