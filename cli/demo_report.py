@@ -102,7 +102,7 @@ def _fit(answers: Answers) -> dict[str, Any]:
                 "standard_errors": found["standard_errors"],
                 "status": found["status"],
                 "r2": found["r2_log_loss"],
-                "heldout_mre_percent": report["heldout_mre_percent"][name],
+                "heldout_mre_percent": report["heldout_mre_percent"].get(name),
                 "seed_noise_nats": noise.get(name),
             }
             for name, found in fitted["targets"].items()

@@ -215,7 +215,8 @@ def _draw_share(axis: Axes, report: Report, name: str) -> None:
     axis.set_xticks([t for t in (0.03, 0.1, 0.3) if grid[0] <= t <= grid[-1]])
     axis.minorticks_off()
     error = report["fit"]["domains"][name]["heldout_mre_percent"]
-    _dress(axis, f"{name}  (held-out error {error:.1f}%)", "")
+    known = "" if error is None else f"  (held-out error {error:.1f}%)"
+    _dress(axis, name + known, "")
 
 
 def _figure(width: float, height: float) -> Figure:

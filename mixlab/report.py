@@ -44,19 +44,26 @@ def html(report: Report) -> str:
 
 
 def verdict(report: Report) -> str:
-    """What came out, in two sentences, whichever way it came out."""
-    runs = report["target_runs"]
-    best = min(runs, key=lambda kind: runs[kind]["measured_nats"])
-    gain, noise = runs["solved"]["measured_gain_nats"], report["fit"]["gain_noise_nats"]
-    size = f"{gain:+.4f} nats per token against the natural mixture"
-    if best == "solved":
-        first = f"The solved mixture won the bigger run: {size}, {times_noise(gain, noise)}."
-    else:
-        first = f"The solved mixture did not win the bigger run, {best} did: {size} for solved."
-    error = report["long_run"]["relative_error_percent"]
+    """What came out, whichever way it came out."""
+    runs, noise = report["target_runs"], report["fit"]["gain_noise_nats"]
+    gain = runs["solved"]["measured_gain_nats"]
+    against = "lower" if gain >= 0 else "higher"
+    first = (
+        f"In the bigger run the solved mixture's loss was {abs(gain):.4f} nats per token {against} "
+        f"than the natural mixture's ({times_noise(gain, noise)})."
+    )
+    others = {kind: run["measured_gain_nats"] for kind, run in runs.items() if kind != "solved"}
+    best = max(others, key=lambda kind: others[kind])
+    lead = gain - others[best]
+    if lead < 0:
+        first += (
+            f" The {best} mixture did better still, by {-lead:.4f} ({times_noise(lead, noise)})."
+        )
+    error = abs(report["long_run"]["relative_error_percent"])
+    steps = report["long_run"]["steps"]
     return (
-        f"{first} The law predicted a run {report['long_run']['steps']:,} steps long, "
-        f"within {abs(error):.2f} % of what was then measured."
+        f"{first} The law predicted the loss of a {steps:,}-step run on the solved mixture "
+        f"within {error:.2f} % before it ran."
     )
 
 
