@@ -1,6 +1,6 @@
 """Fits: a law's estimated parameters per target, with status and uncertainty."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -97,14 +97,17 @@ class Fit:
             for name, row in inputs.items()
         }
 
-    def prediction_errors(self, mixture: Mixture, step: float) -> dict[str, float | None]:
-        """Standard error in nats of every prediction, from the parameters' covariance.
+    def prediction_errors(
+        self, mixture: Mixture, step: float, *, targets: Collection[str] | None = None
+    ) -> dict[str, float | None]:
+        """Standard error in nats of every target's prediction, or of those named in `targets`.
 
-        It says how well the parameters are known, not how well the law holds; None where
-        the covariance is not known.
+        From the parameters' covariance: it says how well the parameters are known, not how well
+        the law holds; None where the covariance is not known.
         """
         errors: dict[str, float | None] = {}
-        for name, found in self.targets.items():
+        for name in self.targets if targets is None else targets:
+            found = self.target(name)
             inputs = self._inputs(name, mixture, step)
             by_log = self.law.gradient(found.values, inputs)[0] * found.values
             covariance = found.log_covariance

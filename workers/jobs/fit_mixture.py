@@ -15,15 +15,15 @@ from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.design import design_mixtures
 from mixlab.diagnostics import heldout_mre_percent, seed_noise
 from mixlab.entropy.weighting import softmax_mixture
-from mixlab.errors import DomainTooSmall, TooFewMixtures
+from mixlab.errors import DomainTooSmall
 from mixlab.fitting import Fit, fit
 from mixlab.laws import law
-from mixlab.ledger.records import Job, JobState, Run
 from mixlab.mixture import Mixture
-from mixlab.recipes import Recipe, recipe
-from mixlab.runs import Observation, Observations
-from mixlab.solvers import Constraints, Objective, solve
+from mixlab.recipes import recipe
+from mixlab.runs import Observations
+from mixlab.solvers import Constraints, Objective, Solution, solve
 from workers.jobs.context import JobContext
+from workers.jobs.evidence import Evidence, evidence_of
 from workers.jobs.proxies import Proxy, collect, submit_missing
 from workers.jobs.waiting import measured
 
@@ -45,20 +45,11 @@ class Problem:
         return self.budget_tokens / self.tokens_per_step
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Observations, and where they came from."""
-
-    observations: Observations
-    proxy_runs: list[dict[str, Any]]
-    references: dict[str, Mixture]
-
-
 def run(context: JobContext) -> Mapping[str, Any] | None:
     """Do the stages that are missing; None while child jobs are under way."""
     payload = context.job.payload
     if payload.get("observations") is not None:
-        evidence: Evidence | None = Evidence(tables.from_rows(payload["observations"]), [], {})
+        evidence: Evidence | None = Evidence(tables.from_rows(payload["observations"]))
     else:
         evidence = _from_corpus(context)
     if evidence is None:
@@ -78,7 +69,10 @@ def _from_corpus(context: JobContext) -> Evidence | None:
     wanted = _designed(context, references)
     if not submit_missing(context, wanted):
         return None
-    return _evidence(collect(context, wanted), references)
+    ended = collect(context, wanted)
+    return evidence_of(
+        ended, law(str(context.job.payload["law"])), _train_tokens(context), references
+    )
 
 
 def _check_before_training(context: JobContext) -> None:
@@ -87,9 +81,8 @@ def _check_before_training(context: JobContext) -> None:
     DomainTooSmall for a domain that the recipe can't cut a sequence from, and
     InfeasibleConstraints where the token counts, known only now, leave no mixture.
     """
-    corpus = context.ledger.corpus(str(context.job.payload["corpus_id"]))
     context_tokens = recipe(str(context.job.payload["recipe"])).architecture.context
-    counts = {domain: int(c["train_tokens"]) for domain, c in (corpus.tokens or {}).items()}
+    counts = _train_tokens(context)
     small = [f"{domain!r} ({n})" for domain, n in counts.items() if n <= context_tokens]
     if small:
         raise DomainTooSmall(
@@ -99,12 +92,18 @@ def _check_before_training(context: JobContext) -> None:
     constraints_of(_problem(context)).bounds(list(counts))
 
 
+def _train_tokens(context: JobContext) -> dict[str, int]:
+    """Training tokens of the measured corpus by domain."""
+    tokens = context.ledger.corpus(str(context.job.payload["corpus_id"])).tokens or {}
+    return {domain: int(counts["train_tokens"]) for domain, counts in tokens.items()}
+
+
 def reference_mixtures(context: JobContext) -> dict[str, Mixture]:
     """Natural, uniform and conditional-entropy mixtures of the job's corpus."""
     corpus = context.ledger.corpus(str(context.job.payload["corpus_id"]))
-    tokens, entropy = corpus.tokens or {}, corpus.entropy or {}
+    tokens, entropy = _train_tokens(context), corpus.entropy or {}
     return {
-        "natural": Mixture.normalised({d: tokens[d]["train_tokens"] for d in tokens}),
+        "natural": Mixture.normalised(tokens),
         "uniform": Mixture.uniform(list(tokens)),
         "conditional_entropy": softmax_mixture({d: entropy[d]["conditional"] for d in tokens}),
     }
@@ -132,57 +131,11 @@ def _designed(context: JobContext, references: Mapping[str, Mixture]) -> list[Pr
     return runs + repeats
 
 
-def _evidence(
-    ended: list[tuple[Proxy, Job, Run | None]], references: dict[str, Mixture]
-) -> Evidence:
-    rows: list[Observation] = []
-    listed: list[dict[str, Any]] = []
-    for proxy, job, made in ended:
-        usable = made is not None and made.error is None and job.state is JobState.SUCCEEDED
-        if made is not None and usable:
-            rows.extend(observations_of(made))
-        listed.append(
-            {
-                "run_id": made.id if made else None,
-                "job_id": job.id,
-                "label": proxy.label,
-                "seed": proxy.seed,
-                "mixture": dict(proxy.mixture.proportions),
-                "state": "used" if usable else job.state.value,
-                "seconds": made.seconds if made else None,
-                "error": dict(job.error) if job.error else None,
-            }
-        )
-    if not rows:
-        raise TooFewMixtures(
-            f"None of the {len(listed)} proxy runs succeeded; the first one said: "
-            f"{listed[0]['error']}"
-        )
-    return Evidence(Observations.of(rows), listed, references)
-
-
-def observations_of(made: Run) -> list[Observation]:
-    """What a recorded run measured, as observations."""
-    training = Recipe.from_dict(dict(made.recipe))
-    return [
-        Observation(
-            run=made.id,
-            mixture=Mixture(made.mixture),
-            step=int(seen["step"]),
-            tokens=int(seen["tokens"]),
-            losses_nats=seen["losses_nats"],
-            params=training.architecture.parameters,
-        )
-        for seen in made.observations
-    ]
-
-
 def _problem(context: JobContext) -> Problem:
     payload = context.job.payload
     available = payload.get("tokens_available")
     if available is None and payload.get("corpus_id"):
-        tokens = context.ledger.corpus(str(payload["corpus_id"])).tokens or {}
-        available = {domain: int(counts["train_tokens"]) for domain, counts in tokens.items()}
+        available = _train_tokens(context)
     return Problem(
         law=str(payload["law"]),
         budget_tokens=int(payload["budget_tokens"]),
@@ -214,15 +167,23 @@ def _fit_and_solve(context: JobContext, problem: Problem, evidence: Evidence) ->
             "tokens_available": problem.tokens_available,
             "step": problem.step,
             "predicted_nats": dict(solution.predicted_nats),
+            "prediction_errors_nats": _prediction_errors(fitted, solution),
             "solution": solution.to_dict(),
             "references": _references(fitted, problem, evidence.references),
             "heldout_mre_percent": heldout_mre_percent(chosen, evidence.observations),
             "seed_noise_nats": seed_noise(evidence.observations),
             "proxy_runs": evidence.proxy_runs,
+            "notes": evidence.notes,
             "observations_file": str(path),
         },
     )
     return record.id
+
+
+def _prediction_errors(fitted: Fit, solution: Solution) -> dict[str, float | None]:
+    """Standard errors of the solution's predictions, of targets whose domain has a share."""
+    given = [name for name, share in solution.mixture if share > 0 and name in fitted.targets]
+    return fitted.prediction_errors(solution.mixture, solution.step, targets=given)
 
 
 def constraints_of(problem: Problem) -> Constraints:

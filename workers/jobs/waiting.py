@@ -1,6 +1,6 @@
 """Waiting for a corpus to be measured, for the jobs that need one."""
 
-from mixlab.errors import named
+from mixlab.errors import MixlabError, named
 from mixlab.ledger.records import Job, JobKind, JobState, Queue
 from workers.jobs.context import JobContext
 
@@ -17,13 +17,13 @@ def measured(context: JobContext, corpus_id: str) -> bool:
         JobKind.MEASURE_CORPUS, {"corpus_id": corpus_id}, queue=Queue.CPU, key="measure"
     )
     if child.state in (JobState.FAILED, JobState.CANCELLED):
-        raise_as_child(child)
+        raise error_of(child)
     context.progress("measure", 0.0)
     context.wait_for_children()
     return False
 
 
-def raise_as_child(child: Job) -> None:
-    """Raise the error that a child job recorded."""
-    error = child.error or {"type": "mixlab-error", "detail": f"{child.id} was cancelled"}
-    raise named(str(error["type"]), str(error["detail"]))
+def error_of(child: Job, before: str = "") -> MixlabError:
+    """The error that a child job recorded, with `before` in front of what it says."""
+    error = child.error or {"type": "mixlab-error", "detail": f"{child.id} was {child.state}"}
+    return named(str(error["type"]), before + str(error["detail"]))

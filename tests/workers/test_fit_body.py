@@ -1,0 +1,247 @@
+"""The body of a fit against a real ledger; the test plays the trainers, whose law is known."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixlab.corpora.shards import write_corpus
+from mixlab.entropy.weighting import softmax_mixture
+from mixlab.laws import BIMIX, Inputs
+from mixlab.ledger import Ledger
+from mixlab.ledger.records import Corpus, Job, JobKind, JobState, MixtureRecord, Queue, RunRole
+from mixlab.recipes import Recipe, proxy_smoke
+from mixlab.solvers.separable import split
+from workers.jobs.context import JobContext
+from workers.runner import perform
+from workers.settings import WorkerSettings
+
+TRUTH = {
+    "code": np.array([9.0, 0.10, 0.3, 1.5]),
+    "law": np.array([7.0, 0.25, 0.4, 1.2]),
+    "talk": np.array([8.0, 0.15, 0.35, 2.0]),
+}
+TOKENS = {"code": 900_000, "law": 90_000, "talk": 10_000}
+CONDITIONAL = {"code": 2.0, "law": 2.5, "talk": 3.2}
+BUDGET = 200 * proxy_smoke().tokens_per_step
+FREE: dict[str, Any] = {"lower": {}, "upper": {}, "max_epochs": None}
+Failing = Callable[[str], bool]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> WorkerSettings:
+    (tmp_path / "home").mkdir()
+    return WorkerSettings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
+    found = Ledger.open(settings.database_url.get_secret_value())
+    yield found
+    found.close()
+
+
+def measured_corpus(ledger: Ledger, settings: WorkerSettings) -> Corpus:
+    """A corpus that is measured already, with the counts and entropies above."""
+    corpus = ledger.add_corpus("known", {"domains": {name: {"paths": []} for name in TOKENS}})
+    documents = {name: {"train": [[1, 2]], "validation": [[1, 2]]} for name in TOKENS}
+    folder = settings.corpus_folder(corpus.id)
+    write_corpus(folder, documents, vocabulary=300, end_of_text_id=0)
+    counts = {n: {"train_tokens": t, "validation_tokens": 10, "documents": 5}
+              for n, t in TOKENS.items()}  # fmt: skip
+    ledger.record_tokens(corpus.id, counts)
+    entropies = {n: {"shannon": 5.0, "joint": 5.0 + h, "conditional": h}
+                 for n, h in CONDITIONAL.items()}  # fmt: skip
+    ledger.record_entropy(corpus.id, entropies)
+    return corpus
+
+
+def fitting(ledger: Ledger, corpus: Corpus, **changes: Any) -> Job:
+    payload = {
+        "corpus_id": corpus.id,
+        "observations": None,
+        "recipe": "proxy_smoke",
+        "law": "bimix",
+        "budget_tokens": BUDGET,
+        "objective": {"weights": None},
+        "constraints": FREE,
+        "design": {"count": 6, "floor": 0.05, "seed": 0, "repeated_seeds": 1},
+        "tokens_available": None,
+        "tokens_per_step": proxy_smoke().tokens_per_step,
+    }
+    return ledger.submit(JobKind.FIT_MIXTURE, {**payload, **changes}, queue=Queue.CPU)
+
+
+def ended(
+    ledger: Ledger, settings: WorkerSettings, job: Job, failing: Failing = lambda key: False
+) -> Job:
+    """The fit done to its end, its children by `trained`."""
+    while not (now := ledger.job(job.id)).state.terminal:
+        if now.state is JobState.QUEUED:
+            claimed = ledger.claim(job.id, "test", 60)
+            assert claimed is not None
+            perform(JobContext(claimed, ledger, settings))
+        else:
+            for child in ledger.children(job.id):
+                _train(ledger, child, failing(str(child.key)))
+    return now
+
+
+def _train(ledger: Ledger, child: Job, fails: bool) -> None:
+    """What a trainer would record if the law were true."""
+    job = ledger.claim(child.id, "test", 60)
+    assert job is not None
+    payload = job.payload
+    run = ledger.add_run(
+        job_id=job.id, corpus_id=payload["corpus_id"], role=RunRole.PROXY,
+        mixture=payload["mixture"], recipe=payload["recipe"], seed=payload["seed"],
+        label=payload["label"],
+    )  # fmt: skip
+    recipe = Recipe.from_dict(payload["recipe"])
+    for step in recipe.evaluation_steps:
+        losses = {name: loss(name, share, step) for name, share in payload["mixture"].items()}
+        seen = {"step": step, "tokens": step * recipe.tokens_per_step, "losses_nats": losses}
+        ledger.record_observation(run.id, seen)
+    error = {"type": "diverged", "title": "The run diverged", "detail": "the loss is 99 nats"}
+    if fails:
+        ledger.finish_run(run.id, consumed=(), seconds=None, error=error)
+        ledger.fail(job.id, job.attempt, error)
+    else:
+        ledger.finish_run(run.id, consumed=(), seconds=1.0)
+        ledger.succeed(job.id, job.attempt, {})
+
+
+def loss(domain: str, share: float, step: float) -> float:
+    row = Inputs(np.array([[share]]), np.array([float(step)]), 0, np.array([np.nan]))
+    return float(BIMIX.predict(TRUTH[domain], row)[0])
+
+
+def solved(ledger: Ledger, job: Job) -> MixtureRecord:
+    assert job.state is JobState.SUCCEEDED, job.error
+    return ledger.mixture(str((job.result or {})["mixture_id"]))
+
+
+def best(step: float, *, weights: Mapping[str, float], high: Mapping[str, float]) -> dict:
+    """The optimum of the true law."""
+    power = [BIMIX.power_law(TRUTH[name], step) for name in TRUTH]  # type: ignore[misc]
+    pull = np.array([weights[n] * k * a for n, (k, a) in zip(TRUTH, power, strict=True)])
+    upper = np.array([high.get(name, 1.0) for name in TRUTH])
+    found = split(pull, np.array([a for _, a in power]), np.full(3, 0.001), upper)
+    return dict(zip(TRUTH, found.shares, strict=True))
+
+
+def test_the_true_laws_optimum_at_the_budgets_step_is_found(
+    ledger: Ledger, settings: WorkerSettings
+) -> None:
+    corpus = measured_corpus(ledger, settings)
+    record = solved(ledger, ended(ledger, settings, fitting(ledger, corpus)))
+    even = dict.fromkeys(TRUTH, 1.0)
+    assert record.report["step"] == 200
+    assert dict(record.proportions) == pytest.approx(best(200, weights=even, high={}), abs=1e-5)
+    predicted = {name: loss(name, share, 200) for name, share in record.proportions.items()}
+    assert record.report["predicted_nats"] == pytest.approx(predicted, rel=1e-6)
+    assert set(record.report["prediction_errors_nats"]) == set(TRUTH)
+    assert max(record.report["heldout_mre_percent"].values()) < 1e-4
+
+
+def test_references_are_the_sizes_and_the_softmax_of_conditional_entropies(
+    ledger: Ledger, settings: WorkerSettings
+) -> None:
+    corpus = measured_corpus(ledger, settings)
+    record = solved(ledger, ended(ledger, settings, fitting(ledger, corpus)))
+    found = {n: r["proportions"] for n, r in record.report["references"].items()}
+    assert found["natural"] == pytest.approx({n: t / 1e6 for n, t in TOKENS.items()})
+    assert found["uniform"] == pytest.approx(dict.fromkeys(TOKENS, 1 / 3))
+    expected = softmax_mixture(CONDITIONAL).proportions
+    assert found["conditional_entropy"] == pytest.approx(dict(expected))
+    for reference in record.report["references"].values():
+        shares = reference["proportions"]
+        truth = {name: loss(name, shares[name], 200) for name in TRUTH}
+        assert reference["predicted_nats"] == pytest.approx(truth, rel=1e-5)
+
+
+def test_weights_bounds_and_epochs_reach_the_solver(
+    ledger: Ledger, settings: WorkerSettings
+) -> None:
+    corpus = measured_corpus(ledger, settings)
+    weights = {"code": 1.0, "law": 3.0, "talk": 2.0}
+    capped = fitting(
+        ledger, corpus, objective={"weights": weights},
+        constraints={"lower": {}, "upper": {"code": 0.25}, "max_epochs": 2.0},
+    )  # fmt: skip
+    record = solved(ledger, ended(ledger, settings, capped))
+    high = {"code": 0.25, "talk": 2 * TOKENS["talk"] / BUDGET}
+    expected = best(200, weights=weights, high=high)
+    assert dict(record.proportions) == pytest.approx(expected, abs=1e-5)
+    assert record.report["solution"]["epochs"]["talk"] == pytest.approx(2.0)
+    raised = fitting(ledger, corpus, constraints={**FREE, "lower": {"code": 0.7}})
+    assert solved(ledger, ended(ledger, settings, raised)).proportions["code"] == pytest.approx(0.7)
+
+
+def test_the_smallest_design_has_held_out_errors_and_no_seed_noise(
+    ledger: Ledger, settings: WorkerSettings
+) -> None:
+    corpus = measured_corpus(ledger, settings)
+    design = {"count": 3, "floor": 0.05, "seed": 0, "repeated_seeds": 0}
+    record = solved(ledger, ended(ledger, settings, fitting(ledger, corpus, design=design)))
+    assert [run["label"] for run in record.report["proxy_runs"]] == [
+        "natural", "uniform", "conditional_entropy",
+    ]  # fmt: skip
+    assert set(record.report["heldout_mre_percent"]) == set(TRUTH)
+    assert record.report["seed_noise_nats"] == {}
+
+
+def test_runs_are_used_again_by_recipe_mixture_seed_and_corpus(
+    ledger: Ledger, settings: WorkerSettings
+) -> None:
+    corpus, other = (measured_corpus(ledger, settings) for _ in range(2))
+    first = ended(ledger, settings, fitting(ledger, corpus))
+    again = ended(ledger, settings, fitting(ledger, corpus))
+    assert len(ledger.children(first.id)) == 7
+    assert ledger.children(again.id) == []
+    assert solved(ledger, again).proportions == solved(ledger, first).proportions
+    for changed in (
+        fitting(ledger, other),
+        fitting(ledger, corpus, recipe="proxy_tiny"),
+        fitting(ledger, corpus, design={"count": 6, "floor": 0.06, "seed": 5, "repeated_seeds": 1}),
+    ):
+        assert len(ledger.children(ended(ledger, settings, changed).id)) == 7
+
+
+def test_repeated_text_and_failed_runs_are_told(ledger: Ledger, settings: WorkerSettings) -> None:
+    corpus = measured_corpus(ledger, settings)
+    job = ended(ledger, settings, fitting(ledger, corpus), lambda key: key == "design-02/seed-0")
+    report = solved(ledger, job).report
+    states = {run["label"]: run for run in report["proxy_runs"]}
+    tokens = proxy_smoke().tokens
+    assert states["natural"]["mixture"]["talk"] == pytest.approx(0.05)  # raised to the floor
+    assert states["uniform"]["epochs"]["talk"] == pytest.approx(tokens / 3 / TOKENS["talk"])
+    assert states["design-02"]["state"] == "failed"
+    least, most = report["notes"], max(run["epochs"]["talk"] for run in report["proxy_runs"])
+    assert most < 4
+    assert least == ["1 of 7 proxy runs failed or were cancelled, and were left out: "
+                     "design-02/seed-0"]  # fmt: skip
+    longer = ended(ledger, settings, fitting(ledger, corpus, recipe="proxy_tiny"))
+    (note,) = (n for n in solved(ledger, longer).report["notes"] if "talk" in n)
+    assert "talk up to" in note
+    assert "beyond 4 epochs" in note
+
+
+@pytest.mark.parametrize(
+    ("failing", "slug", "told"),
+    [
+        (lambda key: True, "diverged", "None of the 7 proxy runs succeeded; natural/seed-0: "),
+        (lambda key: "seed-1" not in key and key[0] != "n", "too-few-mixtures", "on 2 mixtures"),
+    ],
+)
+def test_too_few_successful_runs_fail_the_fit_with_what_they_met(
+    ledger: Ledger, settings: WorkerSettings, failing: Failing, slug: str, told: str
+) -> None:
+    corpus = measured_corpus(ledger, settings)
+    job = ended(ledger, settings, fitting(ledger, corpus), failing)
+    assert job.error
+    assert job.error["type"] == slug
+    assert told in job.error["detail"]
+    assert "the loss is 99 nats" in job.error["detail"]

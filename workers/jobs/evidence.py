@@ -1,0 +1,111 @@
+"""What proxy runs say: their observations, which of them count, and what to know about them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mixlab.errors import TooFewMixtures
+from mixlab.laws import Law
+from mixlab.ledger.records import Job, JobState, Run
+from mixlab.mixture import Mixture
+from mixlab.recipes import Recipe
+from mixlab.runs import Observation, Observations
+from mixlab.solvers import DEFAULT_MAX_EPOCHS
+from workers.jobs.proxies import Proxy
+from workers.jobs.waiting import error_of
+
+Ended = Sequence[tuple[Proxy, Job, Run | None]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Observations, and where they came from."""
+
+    observations: Observations
+    proxy_runs: list[dict[str, Any]] = field(default_factory=list)
+    references: Mapping[str, Mixture] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what a reader should know, in words
+
+
+def evidence_of(
+    ended: Ended, law: Law, train_tokens: Mapping[str, int], references: Mapping[str, Mixture]
+) -> Evidence:
+    """Observations of the runs that succeeded.
+
+    Raises what the first run met where all failed, TooFewMixtures where too many did.
+    """
+    used = {
+        proxy.key: made
+        for proxy, job, made in ended
+        if made is not None and made.error is None and job.state is JobState.SUCCEEDED
+    }
+    _check_enough(ended, used, law)
+    listed = [
+        {
+            "run_id": made.id if made else None,
+            "job_id": job.id,
+            "label": proxy.label,
+            "seed": proxy.seed,
+            "mixture": dict(proxy.mixture.proportions),
+            "epochs": {
+                domain: share * proxy.recipe.tokens / train_tokens[domain]
+                for domain, share in proxy.mixture
+            },
+            "state": "used" if proxy.key in used else job.state.value,
+            "seconds": made.seconds if made else None,
+            "error": dict(job.error) if job.error else None,
+        }
+        for proxy, job, made in ended
+    ]
+    rows = [row for made in used.values() for row in observations_of(made)]
+    return Evidence(Observations.of(rows), listed, references, notes_on(listed))
+
+
+def _check_enough(ended: Ended, used: Mapping[str, Run], law: Law) -> None:
+    failed = [(proxy, job) for proxy, job, _ in ended if proxy.key not in used]
+    if not used:
+        proxy, job = failed[0]
+        raise error_of(job, f"None of the {len(ended)} proxy runs succeeded; {proxy.key}: ")
+    mixtures = {proxy.label for proxy, _, _ in ended if proxy.key in used}
+    if len(mixtures) < law.minimum_mixtures:
+        why = "; ".join(f"{proxy.key}: {error_of(job)}" for proxy, job in failed[:3])
+        raise TooFewMixtures(
+            f"Proxy runs succeeded on {len(mixtures)} mixtures, but {law.name} needs at least "
+            f"{law.minimum_mixtures}; {len(failed)} of {len(ended)} runs did not succeed. {why}"
+        )
+
+
+def notes_on(proxy_runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Runs that were left out, and domains that runs repeated beyond what repeating teaches."""
+    notes = []
+    left_out = [f"{r['label']}/seed-{r['seed']}" for r in proxy_runs if r["state"] != "used"]
+    if left_out:
+        notes.append(
+            f"{len(left_out)} of {len(proxy_runs)} proxy runs failed or were cancelled, and were "
+            f"left out: {', '.join(left_out)}"
+        )
+    for domain in proxy_runs[0]["epochs"]:
+        most = max(run["epochs"][domain] for run in proxy_runs)
+        if most > DEFAULT_MAX_EPOCHS:
+            notes.append(
+                f"proxy runs read {domain} up to {most:.1f} times; beyond "
+                f"{DEFAULT_MAX_EPOCHS:g} epochs repeated text teaches less than new text, so its "
+                "losses may say too little of what a larger share would bring"
+            )
+    return notes
+
+
+def observations_of(made: Run) -> list[Observation]:
+    """What a recorded run measured, as observations."""
+    training = Recipe.from_dict(dict(made.recipe))
+    return [
+        Observation(
+            run=made.id,
+            mixture=Mixture(made.mixture),
+            step=int(seen["step"]),
+            tokens=int(seen["tokens"]),
+            losses_nats=seen["losses_nats"],
+            params=training.architecture.parameters,
+        )
+        for seen in made.observations
+    ]
