@@ -1,5 +1,7 @@
 """The whole road through the real service: HTTP, broker, workers, ledger, training, kill -9."""
 
+import html
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -7,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.progress import Progress
 
+from cli import demo_report
 from cli.client import Client
+from cli.demo import Bars, Road
 from cli.up import Stack
+from mixlab import report
 from mixlab.recipes import Recipe
 from tests.workers.conftest import processes, until
 from tests.workers.texts import write_domains
@@ -99,3 +105,31 @@ def _check_training(client: Client, mixture: dict[str, Any]) -> None:
     for domain, share in mixture["proportions"].items():
         consumed = sum(part["tokens"][domain] for part in run["consumed"])
         assert abs(consumed - share * recipe.tokens) <= recipe.tokens_per_step
+
+
+def test_the_demo_walks_the_same_road_and_reports_it(client: Client, texts: Path) -> None:
+    domains = {path.stem: path for path in sorted(texts.glob("*.jsonl"))}
+    with Progress(disable=True) as progress:
+        road = Road(client, Bars(progress), "proxy_smoke", "proxy_smoke", 5)
+        found = demo_report.build(road.walk("demo", domains))
+    assert set(found) >= {
+        "domains", "mixtures", "proxy_runs", "observations", "fit", "long_run", "target_runs",
+        "seconds",
+    }  # fmt: skip
+    assert set(found["mixtures"]) == {"natural", "uniform", "conditional_entropy", "solved"}
+    assert len(found["observations"]) == len(found["proxy_runs"]) * 4
+    assert set(found["fit"]["domains"]["code"]["parameters"]) == {"scale", "alpha", "beta", "floor"}
+    targets = found["target_runs"]
+    assert targets["solved"]["measured_gain_nats"] == pytest.approx(
+        targets["natural"]["measured_nats"] - targets["solved"]["measured_nats"]
+    )
+    assert set(found["seconds"]) >= {
+        "tokenise",
+        "entropy",
+        "proxy_runs",
+        "fit",
+        "long_run",
+        "total",
+    }
+    page = report.html(json.loads(json.dumps(found)))
+    assert report.verdict(found) in html.unescape(page)
