@@ -20,6 +20,7 @@ END_OF_TEXT = "<|endoftext|>"
 # Of known tokenizers, in the order in which they are looked for.
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[EOS]")
 BYTES = 256
+STRANGE_TEXT = "words, \u00e9\u4e16\U0001f600 \x00"
 
 
 def train_tokenizer(samples: Mapping[str, Iterable[str]], *, vocabulary: int) -> Tokenizer:
@@ -51,7 +52,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`.
 
     Raises MissingFile, TruncatedFile for a file that is no tokenizer, and InvalidCorpus for
-    one without an end-of-text token.
+    one without an end-of-text token, or that can't encode every text.
     """
     if not Path(path).is_file():
         raise MissingFile(f"There is no tokenizer at {path}; give a tokenizer.json.")
@@ -62,7 +63,18 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
             f"{path} is not a tokenizer.json that this version of tokenizers reads ({error})."
         ) from error
     end_of_text_id(tokenizer)
+    _check_it_encodes(tokenizer, path)
     return _plain(tokenizer)
+
+
+def _check_it_encodes(tokenizer: Tokenizer, path: Path | str) -> None:
+    try:
+        tokenizer.encode(STRANGE_TEXT)
+    except Exception as error:  # the library raises nothing narrower
+        raise InvalidCorpus(
+            f"The tokenizer {path} can't encode every text ({error}); give it an unknown token, "
+            "or take a byte-level one."
+        ) from error
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:

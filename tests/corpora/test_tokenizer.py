@@ -74,6 +74,10 @@ def test_a_tokenizer_that_is_of_no_use_says_why(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text(json.dumps({"model": {}}))
     with pytest.raises(TruncatedFile, match="not a tokenizer"):
         load_tokenizer(tmp_path / "half.json")
+    lost = {"</s>": 0, "words": 1}
+    Tokenizer(models.WordLevel(lost, unk_token="[UNK]")).save(str(tmp_path / "lost.json"))
+    with pytest.raises(InvalidCorpus, match=r"lost.json can't encode every text.*unknown token"):
+        load_tokenizer(tmp_path / "lost.json")
     Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "bare.json"))
     with pytest.raises(InvalidCorpus, match="no end-of-text token"):
         load_tokenizer(tmp_path / "bare.json")

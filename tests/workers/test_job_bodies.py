@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from mixlab import tables
+from mixlab.corpora.shards import TokenisedCorpus
+from mixlab.corpora.tokenizer import train_tokenizer
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Corpus, Job, JobKind, JobState, Queue, RunRole
 from mixlab.recipes import Recipe, proxy_smoke
@@ -196,6 +198,24 @@ def test_a_tokenizer_swapped_for_a_link_since_it_was_registered_is_refused(
     assert job.error
     assert job.error["type"] == "path-not-allowed"
     assert "symbolic link" in job.error["detail"]
+
+
+def test_a_given_tokenizer_is_used_and_a_broken_one_is_named(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path]
+) -> None:
+    domains = {name: {"paths": [str(texts[name])]} for name in ("code", "tables")}
+    given = tmp_path / "given.json"
+    spec = {"domains": domains, **SPEC, "tokenizer_file": str(given)}
+    train_tokenizer({"tables": [texts["tables"].read_text()]}, vocabulary=300).save(str(given))
+    corpus = ledger.add_corpus("given", spec)
+    job = work(ledger, settings, measuring(ledger, corpus))
+    assert job.state is JobState.SUCCEEDED, job.error
+    assert TokenisedCorpus.open(settings.corpus_folder(corpus.id)).vocabulary == 300
+    given.write_text('{"model": ')
+    job = work(ledger, settings, measuring(ledger, ledger.add_corpus("broken", spec)))
+    assert job.error
+    assert job.error["type"] == "truncated-file"
+    assert str(given) in job.error["detail"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.client import Client
 from mixlab.ledger.records import JobKind, JobState, Queue
 from tests.workers.conftest import Service, alive, parent_of, processes, until
 from workers.app import make_app
@@ -125,6 +126,20 @@ def test_cancelling_a_parent_stops_its_children(service: Service) -> None:
 
 
 class TestKilling:
+    def test_a_request_while_the_broker_is_down(self, service: Service) -> None:
+        """Held first, so that it is surely away when the request comes; then killed."""
+        assert service.stack is not None
+        corpus = service.ledger.add_corpus("any", {"domains": {}})
+        (broker,) = processes(f"127.0.0.1:{broker_conf(service)['port']}")
+        with Client(service.stack.base_url) as client:
+            os.kill(broker, signal.SIGSTOP)
+            assert client.get("/readyz")["status"] == "degraded"
+            asked = client.post(f"/corpora/{corpus.id}/entropy")  # anything but a 2xx raises
+            assert asked["state"] == "queued"
+            assert asked["id"] in [job.id for job in service.ledger.unsent()]
+            os.kill(broker, signal.SIGKILL)
+            assert client.result(asked["id"])["id"] == corpus.id
+
     def test_a_killed_pool_process(self, service: Service) -> None:
         job = service.submit("sleep", seconds=600, slow_attempts=1)
         service.running(job)

@@ -15,9 +15,10 @@ from typing import Any
 from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.corpora.shards import Shard, TokenisedCorpus, write_atomically
 from mixlab.corpora.tokenising import DomainSource, tokenise
+from mixlab.corpora.tokenizer import load_tokenizer
 from mixlab.entropy.counts import PairCounts, count_blocks
 from mixlab.entropy.measures import EntropyMeasures, measures
-from mixlab.errors import DomainTooSmall
+from mixlab.errors import DomainTooSmall, MixlabError
 from mixlab.ledger.records import Corpus
 from workers.jobs.context import JobContext
 
@@ -76,6 +77,10 @@ def _given_tokenizer(location: str | None, policy: PathPolicy, folder: Path) -> 
     copy = folder / "tokenizer.given.json"
     with policy.open_file(location) as given:
         write_atomically(copy, lambda path: path.write_bytes(given.read()))
+    try:
+        load_tokenizer(copy)
+    except MixlabError as error:  # whose file it is, not where its copy lies
+        raise type(error)(str(error).replace(str(copy), location)) from error
     return copy
 
 
