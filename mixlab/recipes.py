@@ -168,7 +168,7 @@ def proxy_tiny() -> Recipe:
 
 
 def target_small() -> Recipe:
-    """The demo's full-scale stand-in: 1.1M parameters, 3x the proxy's, on 4x its tokens.
+    """The demo's full-scale stand-in: 1.1M parameters, 3.0x the proxy's, on 3.2x its tokens.
 
     As many tokens a step as the proxy has, so that a law's step means the same for both.
     """

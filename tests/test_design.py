@@ -44,6 +44,20 @@ def test_log_shares_spread_enough_to_tell_an_exponent() -> None:
     assert error.max() < 0.005
 
 
+def test_designed_mixtures_lie_farther_apart_than_candidates_drawn_at_random() -> None:
+    def least_gap(points: list[np.ndarray]) -> float:
+        logs = np.log(points)
+        gaps = np.linalg.norm(logs[:, None] - logs[None], axis=2)
+        return float(gaps[~np.eye(len(points), dtype=bool)].min())
+
+    design = design_mixtures(NATURAL, ENTROPY, count=14)
+    drawn = [m.shares() for m in design_mixtures(NATURAL, ENTROPY, count=60, seed=1).values()]
+    rng = np.random.default_rng(0)
+    random = [least_gap(list(rng.permutation(drawn)[:14])) for _ in range(200)]
+    # Even those were chosen to lie apart; fourteen chosen as such lie farther.
+    assert least_gap([mixture.shares() for mixture in design.values()]) > np.quantile(random, 0.99)
+
+
 def test_a_natural_mixture_above_the_floor_stays_as_it_is() -> None:
     design = design_mixtures(NATURAL, ENTROPY, count=4, floor=0.01)
     assert design["natural"].shares() == pytest.approx(NATURAL.shares())

@@ -70,6 +70,43 @@ def test_intervals_hold_the_truth_when_a_runs_rows_share_their_luck() -> None:
     assert all(90 <= percent <= 99 for percent in found.values()), found
 
 
+def test_standard_errors_are_those_of_leaving_out_each_mixture() -> None:
+    """Against the jackknife itself, by as many fits as there are mixtures."""
+    groups, ratios = 8, []
+    for seed in (0, 1):
+        seen = observe(mixtures(3, groups), noise=0.001, run_noise=0.002, seed=seed)
+        found = fit(BIMIX, seen, profiles=False)
+        clusters = seen.mixture_index()
+        without = [fit(BIMIX, seen.take(clusters != g), profiles=False) for g in range(groups)]
+        for name, target in found.targets.items():
+            moved = np.log([other.targets[name].values for other in without]) - np.log(
+                target.values
+            )
+            expected = np.sqrt((groups - 1) / groups * (moved**2).sum(axis=0))
+            ratios.append(np.sqrt(np.diag(np.array(target.log_covariance))) / expected)
+    assert np.median(ratios) == pytest.approx(1, abs=0.04)
+    assert np.array(ratios) == pytest.approx(1, abs=0.25)
+
+
+def test_intervals_reach_as_far_as_students_t_with_one_less_than_the_mixtures() -> None:
+    seen = observe(mixtures(3, 8), noise=0.001, run_noise=0.002)
+    for target in fit(BIMIX, seen, profiles=False).targets.values():
+        for name, value in target.parameters.items():
+            low, high = target.interval95[name] or (np.nan, np.nan)
+            error = (target.standard_errors[name] or np.nan) / value
+            assert np.log(high / value) / error == pytest.approx(2.3646, abs=1e-4)  # t of 7
+            assert np.log(value / low) / error == pytest.approx(2.3646, abs=1e-4)
+
+
+def test_steps_too_close_to_tell_apart_are_said_to_trade_off() -> None:
+    seen = observe(mixtures(3, 8), steps=(1000, 1000.01, 1000.02))  # type: ignore[arg-type]
+    for target in fit(BIMIX, seen).targets.values():
+        assert target.status is FitStatus.NOT_IDENTIFIABLE
+        assert target.unidentified == ("scale", "beta", "floor")
+        assert "trade off" in (target.reason or "")
+        assert target.parameters["alpha"] == pytest.approx(TRUTH[1], rel=1e-4)
+
+
 FEW_STEPS = (60, 90, 120, 150)
 
 

@@ -126,11 +126,6 @@ class Sampler:
         counts = (after - before) * self.context
         return dict(zip(self.domains, counts.tolist(), strict=True))
 
-    def epochs(self, steps: int) -> dict[str, float]:
-        """How often each domain's windows have been read after that many steps."""
-        counts = self._counts_before(steps * self.batch_sequences)
-        return {name: float(counts[i] / self._windows[i]) for i, name in enumerate(self.domains)}
-
     def _domain_of(self, first: int) -> Integers:
         """The domain's number of each sequence of the batch that starts at `first`."""
         start = np.uint64((self._shift + first * GOLDEN) % UNIT)

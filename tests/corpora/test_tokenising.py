@@ -144,7 +144,9 @@ def test_a_damaged_shard_is_made_again_and_the_others_stay(
     expected, before = content(corpus), state(out)
     damaged = corpus.entry("b").train[1].file
     (out / damaged).write_bytes(b"junk")
-    assert content(run(domains, out)) == expected
+    mended = run(domains, out)
+    assert content(mended) == expected
+    assert mended.intact()
     kept = {name for name, value in state(out).items() if before.get(name) == value}
     assert kept >= {name for name in before if name.startswith("d000/") or "00000" in name} - {
         "d001/digests.npy"

@@ -85,6 +85,14 @@ def test_the_saved_weights_are_the_trained_ones(
     assert (guesses == window[:, 1:]).float().mean() > 0.5
 
 
+def test_gradients_are_clipped(corpus: TokenisedCorpus, mixture: Mixture) -> None:
+    """Clipped to next to nothing they drown in AdamW's epsilon, and nothing is learned."""
+    held = replace(small_recipe(), gradient_clip=1e-12, weight_decay=0.0)
+    last = train(held, corpus, mixture, seed=0, threads=1).observations[-1]
+    free = train(small_recipe(), corpus, mixture, seed=0, threads=1).observations[-1]
+    assert last.losses_nats["counting"] > free.losses_nats["counting"] + 0.5
+
+
 def test_gradient_accumulation_gives_the_same_run(
     corpus: TokenisedCorpus, mixture: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def test_the_entropies_do_not_depend_on_the_shards(tmp_path: Path, per_shard: in
     found = domain_entropy(corpus_of(tmp_path / "many", documents, per_shard), "law")
     assert found.plug_in == whole.plug_in
     assert found.miller_madow == whole.miller_madow
+    assert found.tokens == 60 * 300
     assert found.blocks >= 20
     error = whole.standard_error.conditional
     assert found.standard_error.conditional == pytest.approx(error, rel=0.5)
