@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from mixlab.corpora.reading.limits import ReadLimits
 from workers.contract import SharedSettings
 
 
@@ -27,11 +28,25 @@ class WorkerSettings(SharedSettings):
     threads: int | None = Field(
         None, ge=1, description="CPU threads of one training process; empty lets torch choose."
     )
+    max_file_bytes: int = Field(
+        ReadLimits.max_file_bytes, gt=0, description="Bytes that a text file may unpack to."
+    )
+    max_ratio: float = Field(
+        ReadLimits.max_ratio, gt=0, description="Unpacked bytes per stored byte of a text file."
+    )
+    max_document_bytes: int = Field(
+        ReadLimits.max_document_bytes, gt=0, description="Bytes of one document."
+    )
     gpus: int = Field(
         0, ge=0, description="GPUs that the gpu worker's slots share; each slot sees one of them."
     )
     # Lets the tests put bodies that crash or hang behind the real broker, worker and ledger.
     job_module_prefix: str = Field("workers.jobs", description="Package of the job bodies.")
+
+    @property
+    def read_limits(self) -> ReadLimits:
+        """What one text file may cost."""
+        return ReadLimits(self.max_file_bytes, self.max_ratio, self.max_document_bytes)
 
     @property
     def beat_seconds(self) -> float:

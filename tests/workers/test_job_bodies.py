@@ -165,6 +165,20 @@ def test_a_damaged_file_and_a_bomb_fail_the_job_by_name(
     assert name in job.error["detail"]
 
 
+def test_the_limits_are_the_settings(
+    ledger: Ledger, settings: WorkerSettings, texts: dict[str, Path]
+) -> None:
+    corpus = registered(ledger, {name: texts[name] for name in ("code", "tables")})
+    for name, value in (("max_file_bytes", 5000), ("max_document_bytes", 100)):
+        changed = settings.model_copy(update={name: value})
+        job = work(ledger, changed, measuring(ledger, corpus))
+        assert job.error
+        assert job.error["type"] == "limit-exceeded"
+        assert f"MIXLAB_{name.upper()}" in job.error["detail"]
+    settings = settings.model_copy(update={"max_file_bytes": 10**9})
+    assert work(ledger, settings, measuring(ledger, corpus)).state is JobState.SUCCEEDED
+
+
 def test_invalid_utf8_is_counted_where_the_user_looks(
     ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path]
 ) -> None:

@@ -65,6 +65,7 @@ def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCor
         tokenizer_file=_given_tokenizer(spec.get("tokenizer_file"), policy, folder),
         validation_fraction=float(spec.get("validation_fraction") or 0.05),
         seed=int(spec.get("seed") or 0),
+        limits=context.settings.read_limits,
         policy=policy,
         progress=lambda fraction: context.progress("tokenise", TOKENISING_SHARE * fraction),
     )

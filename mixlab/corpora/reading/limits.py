@@ -77,13 +77,14 @@ class Meter:
         if unpacked > self.limits.max_file_bytes:
             raise LimitExceeded(
                 f"{self.file!r} unpacks to more than {self.limits.max_file_bytes} bytes "
-                "(max_file_bytes); split it, or raise the limit if you trust it."
+                "(max_file_bytes); split it, or raise the limit if you trust it "
+                "(MIXLAB_MAX_FILE_BYTES for the service)."
             )
         if unpacked > RATIO_FREE_BYTES and unpacked > self.limits.max_ratio * stored:
             raise LimitExceeded(
                 f"{self.file!r} unpacks to {unpacked} bytes from {stored} stored ones, above the "
                 f"allowed ratio of {self.limits.max_ratio:g} (max_ratio); raise the limit if you "
-                "trust it."
+                "trust it (MIXLAB_MAX_RATIO for the service)."
             )
 
     def check_document(self, size: int, where: str) -> None:
@@ -91,5 +92,6 @@ class Meter:
         if size > self.limits.max_document_bytes:
             raise LimitExceeded(
                 f"{self.file!r}, {where}: longer than {self.limits.max_document_bytes} bytes "
-                "(max_document_bytes); split the document, or raise the limit."
+                "(max_document_bytes); split the document, or raise the limit "
+                "(MIXLAB_MAX_DOCUMENT_BYTES for the service)."
             )
