@@ -275,11 +275,8 @@ def up(
 ) -> None:
     """Start the API, the workers, the sweep and a broker on this machine. Ctrl-C stops all."""
     signal.signal(signal.SIGTERM, _interrupt)
-    roots = data_root
-    if not roots and "MIXLAB_DATA_ROOTS" not in os.environ:
-        roots = [Path.cwd(), default_folder()]
     stack = Stack(
-        home, data_roots=[root.resolve() for root in roots or ()], port=port,
+        home, data_roots=_roots(data_root), port=port,
         cpu_workers=cpu_workers, gpu_workers=gpu_workers, say=_say,
     )  # fmt: skip
     try:
@@ -288,6 +285,18 @@ def up(
             threading.Event().wait()
     except KeyboardInterrupt:
         _say("stopped; running jobs go on at the next start")
+
+
+def _roots(given: list[Path] | None) -> list[Path]:
+    """Where corpora may be read from; empty where the environment says. Raises CannotStart."""
+    if given:
+        for root in given:
+            if not root.is_dir():
+                raise CannotStart(f"--data-root {root} is no folder; make it, or name another.")
+        return [root.resolve() for root in given]
+    if "MIXLAB_DATA_ROOTS" in os.environ:
+        return []
+    return [Path.cwd(), default_folder()]
 
 
 def _tell(stack: Stack, as_json: bool) -> None:

@@ -42,6 +42,10 @@ class TestUp:
         (tmp_path / "file").write_text("")
         assert "Not a directory" in failure("up", "--home", str(tmp_path / "file"))
 
+    def test_a_data_root_that_is_not_there(self, tmp_path: Path) -> None:
+        said = failure("up", "--home", str(tmp_path / "home"), "--data-root", str(tmp_path / "no"))
+        assert str(tmp_path / "no") in said
+
     @pytest.mark.parametrize(
         ("variable", "value", "told"),
         [
