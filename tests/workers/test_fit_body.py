@@ -210,6 +210,28 @@ def test_runs_are_used_again_by_recipe_mixture_seed_and_corpus(
         assert len(ledger.children(ended(ledger, settings, changed).id)) == 7
 
 
+def test_a_run_whose_recipe_had_other_fields_is_no_run_to_use_again(
+    ledger: Ledger, settings: WorkerSettings
+) -> None:
+    corpus = measured_corpus(ledger, settings)
+    first = ended(ledger, settings, fitting(ledger, corpus))
+    old = ledger.run_of_job(ledger.children(first.id)[0].id)
+    assert old is not None
+    job = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+    claimed = ledger.claim(job.id, "test", 60)
+    assert claimed is not None
+    strange = {**old.recipe, "dropout": 0.1}
+    run = ledger.add_run(
+        job_id=job.id, corpus_id=corpus.id, role=RunRole.PROXY, mixture=old.mixture,
+        recipe=strange, seed=old.seed, label="older",
+    )  # fmt: skip
+    ledger.finish_run(run.id, consumed=(), seconds=1.0)
+    ledger.succeed(job.id, claimed.attempt, {})
+    again = ended(ledger, settings, fitting(ledger, corpus))
+    assert solved(ledger, again).proportions == solved(ledger, first).proportions
+    assert ledger.children(again.id) == []
+
+
 def test_repeated_text_and_failed_runs_are_told(ledger: Ledger, settings: WorkerSettings) -> None:
     corpus = measured_corpus(ledger, settings)
     job = ended(ledger, settings, fitting(ledger, corpus), lambda key: key == "design-02/seed-0")

@@ -1,5 +1,6 @@
 """Proxy runs of a fit: submitted as child jobs, and found again when the fit goes on."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +72,9 @@ def _already_made(context: JobContext, proxies: Sequence[Proxy]) -> dict[str, Ru
 
 
 def _identity(recipe: Mapping[str, Any], mixture: Mapping[str, float], seed: int) -> str:
-    settings = Recipe.from_dict(dict(recipe))
     shares = sorted((domain, round(share, 12)) for domain, share in mixture.items())
-    return repr((settings, shares, seed))
+    # As JSON, not as a Recipe: a run from before a recipe's fields changed is another run.
+    return json.dumps([recipe, shares, seed], sort_keys=True)
 
 
 def _child(context: JobContext, proxy: Proxy) -> Job:
