@@ -1,1 +1,1 @@
-"""Job bodies: what each kind of job does, one file a kind."""
+"""Job bodies: what each kind of job does, one file a kind, and what those files share."""
