@@ -47,6 +47,10 @@ def build(answers: Answers) -> dict[str, Any]:
             "tokens": target.tokens,
         },
         "budget_tokens": answers.mixture["report"]["budget_tokens"],
+        "notes": [
+            *answers.mixture["report"]["notes"],
+            *answers.mixture["report"]["solution"]["notes"],
+        ],
         "proxy_steps": answers.proxies[0]["recipe"]["steps"],
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "version": __version__,

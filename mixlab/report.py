@@ -1,7 +1,7 @@
 """The report of a demo run: one JSON document, and a self-contained page made from it.
 
 Keys: domains, mixtures, proxy_runs, observations, fit, long_run, target_runs,
-seconds, and target, budget_tokens, proxy_steps, machine, version beside them.
+seconds, and target, budget_tokens, proxy_steps, notes, machine, version beside them.
 Losses are in nats per token; `measured_nats` of a run is the mean over domains.
 """
 

@@ -88,6 +88,7 @@ def made(*, solved_gain: float, noise: float | None) -> dict[str, Any]:
         "target": {"recipe": "target_small", "parameters": 1_000_000, "tokens": 1_600_000},
         "budget_tokens": 1_600_000,
         "proxy_steps": 100,
+        "notes": ["the objective looks beyond the steps observed"],
         "machine": "a machine",
         "version": "0",
     }
@@ -101,6 +102,7 @@ def test_the_page_needs_no_other_file_and_survives_missing_noise(
     assert not re.findall(r"(?:src|href)=[\"'](?!#)", page)
     assert page.count("<svg") == len(reports.FIGURES)
     assert all(name in page for name in DOMAINS)
+    assert "beyond the steps observed" in page
     found = write_pictures(made(solved_gain=0.03, noise=noise), tmp_path)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in found)
 

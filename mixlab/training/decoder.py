@@ -75,7 +75,7 @@ class Decoder(nn.Module):
 
     def _standard_deviation(self, name: str, weight: Tensor) -> float:
         if not self.shape.tied_head and not name.startswith("blocks."):
-            # 4.71 nats after 240 steps of proxy_tiny, where one tied table of 0.02 has 5.28.
+            # 4.71 nats where one tied table of 0.02 has 5.28, at 0.5M tokens (EXPERIMENTS.md).
             return EMBEDDING_STD if name.startswith("embedding") else HEAD_STD
         into_residual = name.endswith((".output.weight", ".down.weight"))
         damping = math.sqrt(2 * self.shape.layers) if into_residual else 1.0
