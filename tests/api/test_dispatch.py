@@ -21,7 +21,7 @@ def test_with_the_broker_down_a_job_is_accepted_at_once_and_stays_for_the_sweep(
     started = time.monotonic()
     with caplog.at_level(logging.WARNING):
         answer = client.post(f"/corpora/{corpus_id}/entropy")
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 5  # a producer with default retries takes 19 s
     assert answer.status_code == 202
     job = ledger.job(answer.json()["id"])
     assert job.state is JobState.QUEUED
@@ -39,7 +39,7 @@ def test_a_broker_that_accepts_and_says_nothing_costs_no_more_than_its_timeouts(
         started = time.monotonic()
         assert dispatcher.send(job, ledger) is False
         assert dispatcher.reachable() is False
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 5
     assert "hunter2" not in caplog.text
 
 
