@@ -1,6 +1,5 @@
 """Designs are distinct, obey the floor, repeat exactly, and tell exponents well."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
