@@ -39,7 +39,7 @@ format: setup ## rewrite the sources in the house style
 up: setup ## API, workers, sweep and broker on this machine
 	$(BIN)/mixlab up
 
-bench: setup ## speed of entropy counting, fitting and solving, beside references
+bench: setup ## speed of counting, fitting, solving and the API's start, beside references
 	$(BIN)/python -m benchmarks
 
 clean: ## remove the virtual environment and caches (demo/ stays)
