@@ -70,7 +70,8 @@ def compiled_or_eager(
     try:
         compiled(example).float().sum().backward()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as problem:
-        reason = str(problem).strip().splitlines()[0]
+        # The first line names inductor's wrapper; the next ones say what went wrong.
+        reason = " ".join(" ".join(str(problem).split("\n")[:4]).split())
         return function, f"eager: compiling failed ({type(problem).__name__}: {reason})"
     return compiled, "compiled"
 
