@@ -9,12 +9,15 @@ Source for the SQLite values: PrefectHQ/prefect, database/configurations.py.
 """
 
 import json
+import sqlite3
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Insert, Table, create_engine, event, make_url
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 BUSY_TIMEOUT_MS = 60_000
 WRITES = {"mixlab_writes": True}
@@ -44,16 +47,13 @@ def _with_psycopg(url: URL) -> URL:
 
 
 def _tame_sqlite(engine: Engine, foreign_keys: bool) -> None:
-    pragmas = (
-        "journal_mode=WAL",
-        "synchronous=NORMAL",
-        f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
-    )
+    pragmas = ("synchronous=NORMAL", f"foreign_keys={'ON' if foreign_keys else 'OFF'}")
 
     def on_connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver shall begin no transactions by itself
-        # First, since even journal_mode=WAL waits for a lock.
+        # First, since all that follows may wait for a lock.
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        _write_ahead(connection)
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
 
@@ -63,6 +63,23 @@ def _tame_sqlite(engine: Engine, foreign_keys: bool) -> None:
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Set WAL. Of several that switch a fresh file at once, SQLite refuses some without waiting.
+
+    It does so to avoid a deadlock, whatever the busy timeout is, so the wait is ours.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as problem:
+            if "locked" not in str(problem) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def to_json(value: Any) -> str:
@@ -79,5 +96,5 @@ def _plain(value: object) -> dict[Any, Any]:
 def insert_unless_there(connection: Connection, table: Table) -> Insert:
     """An INSERT that leaves an existing row alone; RETURNING is empty then."""
     if connection.dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
+        return sqlite_dialect.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
