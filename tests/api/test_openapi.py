@@ -1,8 +1,6 @@
 import json
-import os
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -118,15 +116,9 @@ print(*sorted(set(sys.modules) & {"torch", "scipy", "pandas", "matplotlib", "pya
 """
 
 
-def test_the_api_starts_fast_and_loads_no_heavy_library(tmp_path: Any) -> None:
-    started, before = time.monotonic(), os.times()
+def test_the_api_starts_without_any_heavy_library(tmp_path: Any) -> None:
+    """What keeps its start short; `make bench` times it."""
     done = subprocess.run(
         [sys.executable, "-c", STARTUP, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    after = os.times()
     assert done.stdout.split() == []
-    # Processor time, since tests may share the machine; the wall clock on a free one is the same.
-    spent = after.children_user + after.children_system
-    assert spent - before.children_user - before.children_system < 1.5 or (
-        time.monotonic() - started < 1.5
-    )
