@@ -127,7 +127,7 @@ def _usable(
 def _inputs(observations: Observations, target: str, share_floor: float | None) -> Inputs:
     own = observations.domains.index(target) if target in observations.domains else None
     shares = np.maximum(observations.proportions, share_floor or 0.0)
-    return Inputs(shares, observations.steps, own, observations.params)
+    return Inputs(shares, observations.steps, own, observations.params, observations.unique_tokens)
 
 
 def _misses(seen: Fit, target: str, left_out: Observations) -> list[Miss]:

@@ -6,7 +6,7 @@ they are validation sets of training domains.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Observation:
     tokens: int
     losses_nats: Mapping[str, float]
     params: int | None = None
+    unique_tokens: int | None = None  # in the training data, before any is repeated
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Observations:
     tokens: Array  # (row,), NaN where unknown
     losses_nats: Array  # (row, target)
     params: Array  # (row,), NaN where unknown
+    unique_tokens: Array  # (row,), in the training data before repeats; NaN where unknown
 
     def __post_init__(self) -> None:
         rows = len(self.runs)
@@ -47,6 +49,7 @@ class Observations:
             "tokens": (self.tokens.shape, (rows,)),
             "losses_nats": (self.losses_nats.shape, (rows, len(self.targets))),
             "params": (self.params.shape, (rows,)),
+            "unique_tokens": (self.unique_tokens.shape, (rows,)),
         }
         for name, (found, expected) in shapes.items():
             if found != expected:
@@ -75,9 +78,8 @@ class Observations:
             losses_nats=np.array(
                 [[row.losses_nats.get(t, np.nan) for t in targets] for row in rows]
             ),
-            params=np.array(
-                [np.nan if row.params is None else row.params for row in rows], dtype=float
-            ),
+            params=_known([row.params for row in rows]),
+            unique_tokens=_known([row.unique_tokens for row in rows]),
         )
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Observations":
@@ -92,13 +94,35 @@ class Observations:
             tokens=self.tokens[index],
             losses_nats=self.losses_nats[index],
             params=self.params[index],
+            unique_tokens=self.unique_tokens[index],
         )
+
+    def in_tokens(self) -> "Observations":
+        """The same with tokens as the step variable, as laws over model sizes need.
+
+        Raises InvalidTable where a row's tokens are unknown.
+        """
+        unknown = np.flatnonzero(np.isnan(self.tokens))
+        if len(unknown):
+            raise InvalidTable(
+                f"Run {self.runs[unknown[0]]!r} has no tokens ({len(unknown)} such rows); steps "
+                "can't be compared across model sizes; add a column 'tokens'."
+            )
+        return replace(self, steps=self.tokens)
 
     def mixture_index(self) -> np.ndarray:
         """For each row the number of its distinct mixture, shape (row,).
 
-        Checkpoints and repeated seeds of one mixture share a number, so that a
-        hold-out by this number never leaks a mixture into both sides.
+        Checkpoints, sizes and repeated seeds of one mixture share a number, so that a
+        hold-out by this number never leaks a mixture into both sides. Without domains, as in
+        tables for laws of size and tokens alone, each run has its own.
         """
+        if not self.domains:
+            return np.unique(np.array(self.runs), return_inverse=True)[1].reshape(-1)
         keys = np.round(self.proportions, 9)
         return np.asarray(np.unique(keys, axis=0, return_inverse=True)[1]).reshape(-1)
+
+
+def _known(values: Sequence[int | None]) -> Array:
+    """Numbers as an array, NaN where unknown."""
+    return np.array([np.nan if value is None else value for value in values], dtype=float)

@@ -1,6 +1,6 @@
 """Tables of observations: wide CSV or Parquet, and the same as rows for JSON.
 
-    run, step and/or tokens, [params], mixture.<domain> ..., loss.<target> ...
+    run, step and/or tokens, [params], [unique_tokens], mixture.<domain> ..., loss.<target> ...
 
 One row is one evaluation of one run. A blank loss was not measured; "nan" and "inf" are
 errors, since a diverged run must not pass for an unmeasured one. Proportions that sum to 1 within
@@ -29,7 +29,7 @@ from mixlab.runs import Observations
 ROUNDING = 0.01
 EXACT = 1e-6
 MIXTURE, LOSS = "mixture.", "loss."
-KNOWN = ("run", "step", "tokens", "params")
+KNOWN = ("run", "step", "tokens", "params", "unique_tokens")
 
 Cell = str | float | int | None
 Columns = dict[str, list[Cell]]
@@ -124,7 +124,12 @@ def _columns(observations: Observations) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"run": list(observations.runs)}
     if not np.array_equal(observations.steps, observations.tokens):
         columns["step"] = _numbers(observations.steps)
-    for name, values in (("tokens", observations.tokens), ("params", observations.params)):
+    known = {
+        "tokens": observations.tokens,
+        "params": observations.params,
+        "unique_tokens": observations.unique_tokens,
+    }
+    for name, values in known.items():
         if not np.all(np.isnan(values)):
             columns[name] = _numbers(values)
     for domain, shares in zip(observations.domains, observations.proportions.T, strict=True):
@@ -211,6 +216,7 @@ def _observations(columns: Columns, report: TableReport) -> Observations:
         tokens=tokens,
         losses_nats=losses,
         params=_positive(columns, "params"),
+        unique_tokens=_positive(columns, "unique_tokens"),
     )
 
 
@@ -220,10 +226,10 @@ def _check_columns(columns: Columns, domains: list[str], targets: list[str]) -> 
         raise InvalidTable(f"There is no column 'run', one name per training run; found: {named}.")
     if "step" not in columns and "tokens" not in columns:
         raise InvalidTable(f"There is no column 'step' and none 'tokens'; found: {named}.")
-    if len(domains) < 2:
+    if len(domains) == 1:
         raise InvalidTable(
-            f"A table needs at least two columns 'mixture.<domain>', not {len(domains)}; "
-            f"found: {named}."
+            "A table needs at least two columns 'mixture.<domain>', or none where all runs had the "
+            f"same training data, not one; found: {named}."
         )
     if not targets:
         raise InvalidTable(f"There is no column 'loss.<target>'; found: {named}.")

@@ -38,14 +38,14 @@ def observe(
     at = np.tile(np.array(steps, dtype=float), count)
     unknown = np.full(len(at), np.nan)
     losses = np.stack(
-        [_losses(truths[i], Inputs(proportions, at, i, unknown)) for i in range(domains)],
+        [_losses(truths[i], Inputs(proportions, at, i, unknown, unknown)) for i in range(domains)],
         axis=1,
     )
     shared = np.repeat(rng.normal(size=(count, domains)), len(steps), axis=0)
     losses *= np.exp(noise * rng.normal(size=losses.shape) + run_noise * shared)
     names = tuple(f"d{index}" for index in range(domains))
     runs = tuple(f"run-{index // len(steps)}" for index in range(len(at)))
-    return Observations(runs, names, names, proportions, at, at * 4096, losses, unknown)
+    return Observations(runs, names, names, proportions, at, at * 4096, losses, unknown, unknown)
 
 
 def _losses(truth: np.ndarray, inputs: Inputs) -> np.ndarray:

@@ -144,7 +144,8 @@ class Fit:
             raise InvalidBudget(f"A step must be above 0, not {step}.")
         shares = np.maximum(mixture.shares(self.domains), self.share_floor or 0.0)
         own = self.domains.index(target) if target in self.domains else None
-        inputs = Inputs(shares[None, :], np.array([float(step)]), own, np.array([np.nan]))
+        untold = np.array([np.nan])
+        inputs = Inputs(shares[None, :], np.array([float(step)]), own, untold, untold)
         if not self.law.usable(inputs)[0]:
             raise InvalidMixture(
                 f"The mixture gives {target!r} a share of 0, where the law {self.law.name} is "

@@ -115,11 +115,13 @@ def _fit_target(
     losses = observations.losses_nats[:, observations.targets.index(target)]
     own = observations.domains.index(target) if target in observations.domains else None
     shares = np.maximum(observations.proportions, floor or 0.0)
-    inputs = Inputs(shares, observations.steps, own, observations.params)
+    inputs = Inputs(
+        shares, observations.steps, own, observations.params, observations.unique_tokens
+    )
     measured, usable = ~np.isnan(losses), law.usable(inputs)
     rows = measured & usable
     _check_mixtures(law, target, clusters[rows], excluded=int((measured & ~usable).sum()))
-    parameters = law.parameters(observations.domains)
+    parameters = law.parameters(observations.domains, own)
     problem = Problem(law, parameters, inputs.take(rows), losses[rows])
     raised = np.zeros_like(rows) if own is None else observations.proportions[:, own] < (floor or 0)
     return _described(

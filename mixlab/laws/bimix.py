@@ -17,10 +17,10 @@ from mixlab.mixture import Array
 # The bounds only keep the search finite: losses are 0.01 to 20 nats, so floor is below 1e3, and
 # scale = loss * s^beta reaches 1e33 for beta = 3 and s = 1e11 tokens.
 PARAMETERS = (
-    Parameter("scale", 1e-9, 1e40),
+    Parameter("scale", 1e-9, 1e40, unit="nats * step^beta"),
     Parameter("alpha", 1e-8, 5.0, distinct_shares=2),
     Parameter("beta", 1e-6, 3.0, distinct_steps=2),
-    Parameter("floor", 1e-9, 1e3, distinct_steps=3),
+    Parameter("floor", 1e-9, 1e3, unit="nats", distinct_steps=3),
 )
 
 # Published fits of the step's exponent lie between 0.1 and 1.2 (0.93 to 1.17 in tokens on
@@ -30,14 +30,14 @@ STARTS = 3
 
 
 def predict(values: Array, inputs: Inputs) -> Array:
-    """Loss in nats per token, (row,); `values` are scale, alpha, beta, floor."""
-    scale, alpha, beta, floor = values
+    """Loss in nats per token, (..., row); `values` are scale, alpha, beta, floor."""
+    scale, alpha, beta, floor = _columns(values)
     return np.asarray(inputs.own_share**-alpha * (scale * inputs.steps**-beta + floor))
 
 
 def gradient(values: Array, inputs: Inputs) -> Array:
-    """Derivatives of the loss by scale, alpha, beta and floor, (row, 4)."""
-    scale, alpha, beta, floor = values
+    """Derivatives of the loss by scale, alpha, beta and floor, (..., row, 4)."""
+    scale, alpha, beta, floor = _columns(values)
     share, log_step = inputs.own_share, np.log(inputs.steps)
     by_share, by_step = share**-alpha, np.exp(-beta * log_step)
     loss = by_share * (scale * by_step + floor)
@@ -47,7 +47,20 @@ def gradient(values: Array, inputs: Inputs) -> Array:
         -by_share * scale * by_step * log_step,
         by_share,
     )
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=-1)
+
+
+def share_gradient(values: Array, inputs: Inputs) -> Array:
+    """Derivatives of the loss by the shares, (..., row, domain): 0 but for the own one."""
+    slope = -np.asarray(values)[..., 1:2] * predict(values, inputs) / inputs.own_share
+    answer = np.zeros((*slope.shape, inputs.proportions.shape[1]))
+    answer[..., inputs.own] = slope
+    return answer
+
+
+def _columns(values: Array) -> list[Array]:
+    """Each parameter with an axis for the rows, (..., 1)."""
+    return [column[..., None] for column in np.moveaxis(np.asarray(values), -1, 0)]
 
 
 def starts(inputs: Inputs, losses: Array) -> Array:
@@ -100,13 +113,18 @@ BIMIX = Law(
     name="bimix",
     formula="L = r^-alpha * (scale * s^-beta + floor)",
     source="arXiv 2405.14908v4, eq. 3",
-    parameters=lambda domains: PARAMETERS,
+    validity="own shares above 0; one model size; domains that hardly help each other",
+    parameters=lambda domains, own: PARAMETERS,
     predict=predict,
     gradient=gradient,
+    share_gradient=share_gradient,
     starts=starts,
     usable=usable,
     source_form=source_form,
     power_law=power_law,
     needs_own_share=True,
     minimum_mixtures=3,  # two fix the exponent, the third tests it
+    convex=True,
+    falls_with_step=True,
+    zero_shares=False,
 )

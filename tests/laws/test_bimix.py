@@ -15,7 +15,8 @@ VALUES = st.tuples(
 
 def inputs(shares: list[float], steps: list[float]) -> Inputs:
     own = np.array(shares)
-    return Inputs(np.stack([own, 1 - own], axis=1), np.array(steps), 0, np.full(len(own), np.nan))
+    unknown = np.full(len(own), np.nan)
+    return Inputs(np.stack([own, 1 - own], axis=1), np.array(steps), 0, unknown, unknown)
 
 
 @given(VALUES)

@@ -114,7 +114,9 @@ def _train(ledger: Ledger, child: Job, fails: bool) -> None:
 
 
 def loss(domain: str, share: float, step: float) -> float:
-    row = Inputs(np.array([[share]]), np.array([float(step)]), 0, np.array([np.nan]))
+    row = Inputs(
+        np.array([[share]]), np.array([float(step)]), 0, np.array([np.nan]), np.array([np.nan])
+    )
     return float(BIMIX.predict(TRUTH[domain], row)[0])
 
 
