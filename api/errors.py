@@ -53,6 +53,7 @@ STATUS: dict[type[MixlabError], int] = {
     errors.MissingClient: 501,
     errors.Diverged: 422,
     errors.NotEnoughMemory: 507,
+    errors.MissingExtra: 501,
     errors.NotReady: 409,
     errors.LeaseLost: 409,
     # Bases, which some code raises as they are.

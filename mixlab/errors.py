@@ -21,6 +21,7 @@
     │   └── ChecksumMismatch, UnsafeArchive, MissingClient
     ├── Diverged                a training run whose loss is no longer a number
     ├── NotEnoughMemory         a recipe that this machine's memory can't hold
+    ├── MissingExtra            an optional package that is not installed here
     └── Conflict                the state of the thing forbids it
         ├── NotReady                asked before the job behind it is done
         └── LeaseLost               another worker holds the job now
@@ -163,6 +164,10 @@ class Diverged(MixlabError):
 
 class NotEnoughMemory(MixlabError):
     """A recipe that needs more memory than this machine has free."""
+
+
+class MissingExtra(MixlabError):
+    """An optional package that is not installed here."""
 
 
 class Conflict(MixlabError):
