@@ -5,8 +5,9 @@
 One row is one evaluation of one run. A blank loss was not measured; "nan" and "inf" are
 errors, since a diverged run must not pass for an unmeasured one. Proportions that sum to 1 within
 0.01 are taken as rounded and normalised (RegMix's tables sum to 0.996 to 1.003); a larger gap
-is an error. Without a step, tokens are the step variable. Other columns are ignored.
-What was blank, normalised or ignored is counted in a TableReport.
+is an error. Without a step, tokens are the step variable; without either, all rows are one step,
+numbered 1. Other columns are ignored. What was blank, normalised or ignored is counted in a
+TableReport.
 """
 
 import csv
@@ -43,17 +44,24 @@ class TableReport:
     blank_losses: int = 0
     normalised_rows: int = 0
     tokens_as_step: bool = False
+    one_step: bool = False  # neither steps nor tokens are known
+    remarks: list[str] = field(default_factory=list)  # what an import did before
     ignored_columns: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """The report in words, nothing where the table was taken as it is."""
-        notes = []
+        notes = list(self.remarks)
         if self.blank_losses:
             notes.append(f"{self.blank_losses} blank losses were skipped as not measured")
         if self.normalised_rows:
             notes.append(f"proportions of {self.normalised_rows} rows were rounded; normalised")
         if self.tokens_as_step:
             notes.append("there is no step column, so tokens are the law's step")
+        if self.one_step:
+            notes.append(
+                "there is no step and no tokens column, so all rows are taken as one step, "
+                "numbered 1; the law can't speak of longer or shorter runs"
+            )
         if self.ignored_columns:
             notes.append(f"ignored columns: {', '.join(self.ignored_columns)}")
         return notes
@@ -65,16 +73,22 @@ def read_table(path: Path | str, *, report: TableReport | None = None) -> Observ
     Raises MissingFile, TruncatedFile for a damaged file, InvalidTable naming the column and row,
     and InvalidLoss for losses that are NaN, infinite or not above 0.
     """
+    return from_columns(read_columns(path), report=report)
+
+
+def read_columns(path: Path | str) -> Columns:
+    """A file's columns by name as they stand, unread cells of CSV as text, blanks as None.
+
+    Raises MissingFile, TruncatedFile and, for a file that is no table, InvalidTable.
+    """
     path = Path(path)
     if not path.is_file():
         raise MissingFile(f"There is no table {path}; give a CSV or Parquet file.")
     if path.suffix == ".parquet":
-        columns = _parquet(path)
-    elif path.name.endswith((".csv", ".csv.gz")):
-        columns = _csv(path)
-    else:
-        raise InvalidTable(f"{path.name} is no table; it must end in .csv, .csv.gz or .parquet.")
-    return _observations(columns, report or TableReport())
+        return _parquet(path)
+    if path.name.endswith((".csv", ".csv.gz")):
+        return _csv(path)
+    raise InvalidTable(f"{path.name} is no table; it must end in .csv, .csv.gz or .parquet.")
 
 
 def from_rows(
@@ -90,7 +104,7 @@ def from_rows(
     names = list(dict.fromkeys(name for row in flat for name in row))
     absent: dict[str, Cell] = {name: 0.0 for name in names if name.startswith(MIXTURE)}
     columns = {name: [row.get(name, absent.get(name)) for row in flat] for name in names}
-    return _observations(columns, report or TableReport())
+    return from_columns(columns, report=report)
 
 
 def to_rows(observations: Observations) -> list[dict[str, Any]]:
@@ -193,7 +207,9 @@ def _parquet(path: Path) -> Columns:
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
-def _observations(columns: Columns, report: TableReport) -> Observations:
+def from_columns(columns: Columns, *, report: TableReport | None = None) -> Observations:
+    """Observations from columns named as in this module's table. Raises as `read_table`."""
+    report = report or TableReport()
     domains = [name for name in columns if name.startswith(MIXTURE)]
     targets = [name for name in columns if name.startswith(LOSS)]
     _check_columns(columns, domains, targets)
@@ -202,7 +218,9 @@ def _observations(columns: Columns, report: TableReport) -> Observations:
         name for name in columns if name not in KNOWN and name not in domains + targets
     ]
     tokens, steps = _positive(columns, "tokens"), _positive(columns, "step")
-    if np.all(np.isnan(steps)):
+    if "step" not in columns and "tokens" not in columns:
+        report.one_step, steps = True, np.ones(report.rows)
+    elif np.all(np.isnan(steps)):
         report.tokens_as_step, steps = True, tokens
     _check_known(steps, "tokens" if report.tokens_as_step else "step")
     losses = np.stack([_losses(columns, name) for name in targets], axis=1)
@@ -224,8 +242,6 @@ def _check_columns(columns: Columns, domains: list[str], targets: list[str]) -> 
     named = ", ".join(columns) or "none"
     if "run" not in columns:
         raise InvalidTable(f"There is no column 'run', one name per training run; found: {named}.")
-    if "step" not in columns and "tokens" not in columns:
-        raise InvalidTable(f"There is no column 'step' and none 'tokens'; found: {named}.")
     if len(domains) == 1:
         raise InvalidTable(
             "A table needs at least two columns 'mixture.<domain>', or none where all runs had the "

@@ -69,6 +69,16 @@ def test_tokens_serve_as_the_step_and_it_is_said(tmp_path: Path) -> None:
     assert any("tokens are the law's step" in note for note in report.notes())
 
 
+def test_without_step_and_tokens_all_rows_are_one_step_and_it_is_said() -> None:
+    report = TableReport()
+    row = {"run": "a", "mixture.x": 0.5, "mixture.y": 0.5, "loss.x": 2.0}
+    found = from_rows([row, row | {"run": "b"}], report=report)
+    np.testing.assert_array_equal(found.steps, [1, 1])
+    assert np.isnan(found.tokens).all()
+    assert any("one step" in note for note in report.notes())
+    same(from_rows(to_rows(found)), found)
+
+
 def test_rounded_proportions_are_normalised_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "a,100,4096,0.25,0.747,2.5,3.5\n" + ROWS)
@@ -91,7 +101,6 @@ BAD: list[tuple[str, str]] = [
     ("", "is empty"),
     (HEADER, "no rows"),
     (HEADER.replace("run,", "") + "1,1,.5,.5,1,1\n", "no column 'run'"),
-    ("run,mixture.a,mixture.b,loss.a\nx,.5,.5,1\n", "no column 'step' and none 'tokens'"),
     ("run,step,mixture.a,loss.a\nx,1,1,1\n", "at least two columns"),
     ("run,step,mixture.a,mixture.b\nx,1,.5,.5\n", r"no column 'loss.<target>'"),
     (HEADER.replace("tokens", "step"), "names step more than once"),
