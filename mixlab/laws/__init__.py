@@ -2,11 +2,23 @@
 
 from mixlab.errors import UnknownLaw
 from mixlab.laws.bimix import BIMIX
+from mixlab.laws.bimix_transfer import BIMIX_TRANSFER
+from mixlab.laws.bimix_transfer_floor import BIMIX_TRANSFER_FLOOR
 from mixlab.laws.law import Inputs, Law, Mask, Parameter
 
-__all__ = ["BIMIX", "LAWS", "Inputs", "Law", "Mask", "Parameter", "law"]
+__all__ = [
+    "BIMIX",
+    "BIMIX_TRANSFER",
+    "BIMIX_TRANSFER_FLOOR",
+    "LAWS",
+    "Inputs",
+    "Law",
+    "Mask",
+    "Parameter",
+    "law",
+]
 
-LAWS = {found.name: found for found in (BIMIX,)}
+LAWS = {found.name: found for found in (BIMIX, BIMIX_TRANSFER, BIMIX_TRANSFER_FLOOR)}
 
 
 def law(name: str) -> Law:

@@ -12,6 +12,7 @@ changes scale only.
 import numpy as np
 
 from mixlab.laws.law import Inputs, Law, Mask, Parameter
+from mixlab.laws.starting import curves
 from mixlab.mixture import Array
 
 # The bounds only keep the search finite: losses are 0.01 to 20 nats, so floor is below 1e3, and
@@ -23,9 +24,6 @@ PARAMETERS = (
     Parameter("floor", 1e-9, 1e3, unit="nats", distinct_steps=3),
 )
 
-# Published fits of the step's exponent lie between 0.1 and 1.2 (0.93 to 1.17 in tokens on
-# SlimPajama); the ends are there for curves that hardly bend.
-START_BETAS = np.array([0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4])
 STARTS = 3
 
 
@@ -64,31 +62,9 @@ def _columns(values: Array) -> list[Array]:
 
 
 def starts(inputs: Inputs, losses: Array) -> Array:
-    """Starting values from the data, best first, (start, 4).
-
-    alpha comes from a regression of log loss on log share and a parabola in log step; for
-    each beta of a grid the rest, L * r^alpha = scale * s^-beta + floor, is a straight line.
-    """
-    log_share, log_step = np.log(inputs.own_share), np.log(inputs.steps)
-    centred = log_step - log_step.mean()
-    regressors = np.stack([np.ones_like(centred), -log_share, centred, centred**2], axis=1)
-    alpha = float(np.clip(np.linalg.lstsq(regressors, np.log(losses))[0][1], 1e-3, 2.0))
-    level = losses * inputs.own_share**alpha
-    candidates = [_line(alpha, beta, level, inputs.steps) for beta in START_BETAS]
-    candidates.sort(key=lambda found: found[0])
-    return np.stack([values for _, values in candidates[:STARTS]])
-
-
-def _line(alpha: float, beta: float, level: Array, steps: Array) -> tuple[float, Array]:
-    """Squared error and values of the positive straight line of `level` on steps^-beta."""
-    x = steps**-beta
-    spread, mean_x, mean = float(np.var(x)), float(x.mean()), float(level.mean())
-    slope = float(np.mean((x - mean_x) * (level - mean))) / spread if spread > 0 else 0.0
-    # Both parts stay positive, since they are fitted as logarithms.
-    slope = float(np.clip(slope, 1e-3 * mean / mean_x, 0.999 * mean / mean_x))
-    floor = mean - slope * mean_x
-    error = float(np.sum((slope * x + floor - level) ** 2))
-    return error, np.array([slope, alpha, beta, floor])
+    """Starting values from the data, best first, (start, 4)."""
+    found = curves(inputs.own_share, inputs.steps, losses)
+    return np.stack([curve.values for curve in found[:STARTS]])
 
 
 def usable(inputs: Inputs) -> Mask:

@@ -78,7 +78,9 @@ class Law:
     if shares were free, (..., row, domain). `starts(inputs, losses)` gives (start, parameter),
     best first. `usable(inputs)` marks the rows on which the law is defined. `source_form` gives
     the parameters as the law's source writes them. Where at a fixed step the loss is coefficient *
-    own share ** -exponent, `power_law(values, step)` gives (coefficient, exponent).
+    own share ** -exponent, `power_law(values, step)` gives (coefficient, exponent). Where it has
+    such numbers, `worth(values, own)` gives what a token of each domain is worth, (..., domain), in
+    tokens of the own domain.
 
     `parameters(domains, own)` depends on the domains' names and the target's own column. `convex`
     claims that the loss is convex in the shares for every value within the bounds,
@@ -103,6 +105,7 @@ class Law:
     falls_with_step: bool
     zero_shares: bool
     power_law: Callable[[Array, float], tuple[float, float]] | None = None
+    worth: Callable[[Array, int | None], Array] | None = None
     needs_own_share: bool = False
     needs_mixture: bool = True  # false for laws that see sizes and tokens alone
     needs_params: bool = False
