@@ -26,8 +26,9 @@ class Parameter:
     A positive parameter is fitted as its logarithm between `lower` and `upper`, a `signed` one
     as it is; `limit` is the value that it takes when the data push it to nothing. Told apart
     only where the data hold that many distinct own shares, steps and model sizes. A `shrunk`
-    parameter is drawn toward `centre`, by as much as cross-validation says: the penalty is
-    strength * (z - centre)^2, with z the parameter as it is fitted.
+    parameter is drawn toward `centre` as by a Gaussian prior with the standard deviation
+    `spread`: the penalty is strength * noise^2 * ((z - centre) / spread)^2, with z the parameter
+    as it is fitted; a strength of 1 is the prior itself, and cross-validation may change it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Parameter:
     signed: bool = False
     shrunk: bool = False
     centre: float = 0.0  # of z: of the logarithm, unless signed
+    spread: float = 1.0  # of z
     distinct_shares: int = 1
     distinct_steps: int = 1
     distinct_sizes: int = 1
