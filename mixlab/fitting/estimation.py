@@ -12,7 +12,8 @@ import numpy as np
 
 from mixlab.errors import InvalidLoss, InvalidTable, TooFewMixtures
 from mixlab.fitting.answer import Fit, FitStatus, StepUnit, TargetFit
-from mixlab.fitting.least_squares import SMALLEST_SCALE, Estimate, Problem, estimate, noise
+from mixlab.fitting.least_squares import SMALLEST_SCALE, Estimate, estimate, noise
+from mixlab.fitting.problem import Problem
 from mixlab.fitting.profile import profiled
 from mixlab.fitting.uncertainty import Uncertainty, uncertainty, unresolved
 from mixlab.laws import Inputs, Law
@@ -179,7 +180,7 @@ def _described(
     """The estimate, its errors and its status as one value."""
     untold = _untold(problem)
     limits = {parameter.name: parameter.limit for parameter in problem.parameters}
-    found = estimate(problem, {name: limits[name] for name in untold})
+    found = estimate(problem, {name: limits[name] for name in untold}, clusters)
     known = uncertainty(problem, found, clusters)
     traded = () if untold else unresolved(problem, found)
     residuals, logs = problem.residuals(found.values), np.log(problem.losses)

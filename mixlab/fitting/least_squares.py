@@ -1,54 +1,33 @@
-"""Robust least squares in log space, for any law.
+"""One target's estimate: from the law's starts to the parameters that could as well be nothing.
 
-    minimise  sum rho((log predicted - log observed)^2)  over the logarithms of the parameters
+    minimise  sum rho((log predicted - log observed)^2) + strength * sum_shrunk (z - centre)^2
 
-Method: SciPy's Trust Region Reflective (Branch, Coleman & Li 1999) with the law's analytic
-gradient, from the law's own starts. rho is soft L1. Its scale is 0.05 in log loss for the
-starts, then twice the noise that the median absolute residual shows, so that clean
-rows count as in plain least squares and stray rows count linearly.
+Method: the batched search of search.py, from all of the law's starts at once. The robust
+loss's scale is 0.05 in log loss for the starts, then twice the noise that the median absolute
+residual shows, so that clean rows count as in plain least squares and stray rows count
+less; a stated scale is used as it is. The strength comes from cross-validation (penalty.py).
 
 Limits: finds the best of a few local minima, not a proven global one.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.optimize import least_squares
 
-from mixlab.laws.law import Inputs, Law, Mask, Parameter
+from mixlab.fitting.penalty import Choice, chosen, parts, strongest
+from mixlab.fitting.problem import Problem
+from mixlab.fitting.search import LOOSE_TOLERANCE, TOLERANCE, Members, Robust, minimise
+from mixlab.laws.law import Mask
 from mixlab.mixture import Array
 
 FIRST_SCALE = 0.05
 SCALE_IN_NOISE = 2.0
 SMALLEST_SCALE = 1e-6  # noiseless losses would give 0
-TOLERANCE = 1e-12
-LOOSE_TOLERANCE = 1e-7
-MAX_EVALUATIONS = 400
 # A parameter may be at its limit only if its logarithm is this uncertain, or hardly felt.
 VAGUE_LOG_ERROR = 0.3
 UNFELT = 1e-4
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One target's losses under one law."""
-
-    law: Law
-    parameters: tuple[Parameter, ...]
-    inputs: Inputs
-    losses: Array  # (row,)
-
-    def residuals(self, values: Array) -> Array:
-        """Log predicted minus log observed, (row,)."""
-        # Log loss, because a fit is judged by its relative error (diagnostics.py).
-        predicted = self.law.predict(values, self.inputs)
-        return np.asarray(np.log(predicted) - np.log(self.losses))
-
-    def jacobian(self, values: Array) -> Array:
-        """Derivatives of the residuals by the parameters' logarithms, (row, parameter)."""
-        predicted = self.law.predict(values, self.inputs)
-        return np.asarray(self.law.gradient(values, self.inputs) * values / predicted[:, None])
+NEAR_BOUND = 0.01  # in the logarithm; of the range where signed
 
 
 @dataclass(frozen=True)
@@ -61,82 +40,99 @@ class Estimate:
     cost: float
     scale: float  # of the robust loss, in log loss
     converged: bool
+    robust: Robust = field(default_factory=Robust)
+    choice: Choice | None = None  # of the strength, where parameters are shrunk
+
+    @property
+    def pull(self) -> float:
+        """The penalty's curvature along each shrunk parameter, in units of the cost."""
+        return 0.0 if self.choice is None else self.choice.pull
+
+    def curvature(self, problem: Problem) -> Array:
+        """The penalty's part of the cost's curvature over the free parameters, (free,)."""
+        return np.asarray(self.pull * problem.shrunk[self.free])
 
 
-def estimate(problem: Problem, held: dict[str, float]) -> Estimate:
-    """The best estimate; parameters in `held` keep the values given there."""
-    names = [parameter.name for parameter in problem.parameters]
-    free = np.array([name not in held for name in names])
-    starts = problem.law.starts(problem.inputs, problem.losses).copy()
+def estimate(
+    problem: Problem,
+    held: Mapping[str, float],
+    clusters: np.ndarray,
+    *,
+    robust: Robust | None = None,
+) -> Estimate:
+    """The best estimate; parameters in `held` keep the values given there.
+
+    `clusters` numbers each row's mixture: what cross-validation leaves out whole.
+    """
+    robust = robust or Robust()
+    free = np.array([name not in held for name in problem.names])
+    starts = np.array(problem.law.starts(problem.inputs, problem.losses), dtype=float)
     for name, value in held.items():
-        starts[:, names.index(name)] = value
-    first = _best_of(problem, starts, free)
-    scale = max(SMALLEST_SCALE, SCALE_IN_NOISE * noise(problem, first))
-    found = search(problem, replace(first, scale=scale))
-    return _with_limits(problem, found)
+        starts[:, problem.names.index(name)] = value
+    given = Estimate(starts[0], free, (), np.inf, robust.scale or FIRST_SCALE, False, robust)
+    shrinks = bool((problem.shrunk & free).any())
+    if shrinks:
+        given = replace(given, choice=strongest(clusters))
+    found = _rescaled(problem, _best_of(problem, starts, given))
+    if shrinks:
+        found = _shrunk(problem, found, clusters)
+    return _with_limits(problem, search(problem, found))
+
+
+def _shrunk(problem: Problem, found: Estimate, clusters: np.ndarray) -> Estimate:
+    """The estimate at the strength that cross-validation over the mixtures chooses."""
+    given = Members.of(found.values[None, :], scale=found.scale)
+    part = parts(clusters)
+    values, choice = chosen(problem, found.free, given, clusters, part, robust=found.robust)
+    return _rescaled(problem, replace(found, values=values, choice=choice))
+
+
+def _rescaled(problem: Problem, found: Estimate) -> Estimate:
+    """The estimate with the robust scale that its own noise asks for, unless one is stated."""
+    if found.robust.scale is not None:
+        return found
+    return replace(found, scale=max(SMALLEST_SCALE, SCALE_IN_NOISE * noise(problem, found)))
 
 
 def noise(problem: Problem, found: Estimate) -> float:
     """Standard deviation of the log residuals by their median absolute value."""
     residuals = np.abs(problem.residuals(found.values))
-    rows, parameters = len(residuals), int(found.free.sum())
+    rows, parameters = len(residuals), int((found.free & ~problem.shrunk).sum())
     spare = max(1, rows - parameters)
     # 1.4826 makes the median of |normal| a standard deviation.
     return float(1.4826 * np.median(residuals) * np.sqrt(rows / spare))
 
 
-def _best_of(problem: Problem, starts: Array, free: Mask) -> Estimate:
-    """The cheapest of the searches; stops early where one already fits perfectly."""
-    best: Estimate | None = None
-    for values in starts:
-        given = Estimate(values, free, (), np.inf, FIRST_SCALE, converged=False)
-        found = search(problem, given)
-        if best is None or found.cost < best.cost:
-            best = found
-        if best.cost < len(problem.losses) * SMALLEST_SCALE**2:
-            break
-    assert best is not None  # a law gives at least one start
-    return best
+def _best_of(problem: Problem, starts: Array, given: Estimate) -> Estimate:
+    """The cheapest of the searches from every start."""
+    members = Members.of(starts, scale=given.scale, strength=given.pull)
+    ends = minimise(problem, given.free, members, robust=given.robust, tolerance=1e-9)
+    best = int(np.argmin(ends.cost))
+    return replace(
+        given, values=ends.values[best], cost=float(ends.cost[best]),
+        converged=bool(ends.converged[best]),
+    )  # fmt: skip
 
 
 def search(problem: Problem, given: Estimate, *, loose: bool = False) -> Estimate:
-    """One Trust Region Reflective search over the free parameters' logarithms.
+    """One search over the free parameters. A loose one stops at a cost good to a few digits."""
+    return searched(problem, [given], loose=loose)[0]
 
-    A loose one stops at a cost good to a few digits.
-    """
+
+def searched(problem: Problem, given: Sequence[Estimate], *, loose: bool = False) -> list[Estimate]:
+    """One search from each of the estimates, which hold the same parameters free."""
+    first = given[0]
+    members = Members.of(
+        np.array([one.values for one in given]), scale=first.scale, strength=first.pull
+    )
     tolerance = LOOSE_TOLERANCE if loose else TOLERANCE
-    free, values = given.free, given.values
-    lower = np.log([parameter.lower for parameter in problem.parameters])[free]
-    upper = np.log([parameter.upper for parameter in problem.parameters])[free]
-    margin = 1e-6 * (upper - lower)
-
-    def at(logs: Array) -> Array:
-        moved = values.copy()
-        moved[free] = np.exp(logs)
-        return moved
-
-    def residuals(logs: Array) -> Array:
-        return problem.residuals(at(logs))
-
-    def jacobian(logs: Array) -> Array:
-        return problem.jacobian(at(logs))[:, free]
-
-    answer = least_squares(
-        residuals,
-        np.clip(np.log(values[free]), lower + margin, upper - margin),
-        jac=jacobian,
-        bounds=(lower, upper),
-        loss="soft_l1",
-        f_scale=given.scale,
-        x_scale="jac",
-        ftol=tolerance,
-        xtol=tolerance,
-        gtol=tolerance,
-        max_nfev=MAX_EVALUATIONS,
-    )
-    return replace(
-        given, values=at(answer.x), cost=float(answer.cost), converged=bool(answer.status > 0)
-    )
+    ends = minimise(problem, first.free, members, robust=first.robust, tolerance=tolerance)
+    return [
+        replace(one, values=values, cost=float(cost), converged=bool(converged))
+        for one, values, cost, converged in zip(
+            given, ends.values, ends.cost, ends.converged, strict=True
+        )
+    ]
 
 
 def _with_limits(problem: Problem, found: Estimate) -> Estimate:
@@ -145,26 +141,38 @@ def _with_limits(problem: Problem, found: Estimate) -> Estimate:
         limited = _limited(problem, found, index)
         if limited is not None:
             found = limited
-    near = [
-        parameter.name
-        for parameter, value, free in zip(problem.parameters, found.values, found.free, strict=True)
-        if free and not parameter.lower * 1.01 < value < parameter.upper * 0.99
-    ]
-    return replace(found, at_bound=(*found.at_bound, *near))
+    return replace(found, at_bound=(*found.at_bound, *_near_bound(problem, found)))
+
+
+def _near_bound(problem: Problem, found: Estimate) -> list[str]:
+    """Free parameters at an end of their range; a shrunk one is where its penalty wants it."""
+    lower, upper = problem.bounds
+    margin = NEAR_BOUND * np.where(problem.signed, upper - lower, 1.0)
+    z = problem.z_of(found.values)
+    near = found.free & ~problem.shrunk & ((z <= lower + margin) | (z >= upper - margin))
+    return [problem.names[index] for index in np.flatnonzero(near)]
 
 
 def _vague(problem: Problem, found: Estimate) -> Sequence[int]:
-    """Free parameters that could as well be nothing, in the law's order."""
-    jacobian = problem.jacobian(found.values)
+    """Free positive parameters that could as well be nothing, in the law's order."""
+    jacobian = stacked(problem, found)
     felt = np.abs(jacobian).max(axis=0)
     free = np.flatnonzero(found.free)
     norms = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-300)
-    _, singular, directions = np.linalg.svd((jacobian / norms)[:, free], full_matrices=False)
+    _, singular, directions = np.linalg.svd(jacobian / norms, full_matrices=False)
     # No cut-off for small singular values: what trades off is vague, and must look so.
     spread = np.linalg.norm(directions.T / np.maximum(singular, 1e-300), axis=1)
-    errors = np.full(len(felt), np.inf)
-    errors[free] = max(noise(problem, found), 1e-12) * spread / norms[free]
-    return [int(i) for i in free if errors[i] > VAGUE_LOG_ERROR or felt[i] < UNFELT]
+    errors = max(noise(problem, found), 1e-12) * spread / norms
+    may = ~(problem.signed | problem.shrunk)[free]
+    return [int(i) for i in free[may & ((errors > VAGUE_LOG_ERROR) | (felt < UNFELT))]]
+
+
+def stacked(problem: Problem, found: Estimate) -> Array:
+    """The Jacobian over the free parameters, with one more row for each one's penalty."""
+    jacobian = problem.jacobian(found.values)[:, found.free]
+    if not found.pull:
+        return np.asarray(jacobian)
+    return np.concatenate([jacobian, np.diag(np.sqrt(found.curvature(problem)))])
 
 
 def _limited(problem: Problem, found: Estimate, index: int) -> Estimate | None:
@@ -172,7 +180,8 @@ def _limited(problem: Problem, found: Estimate, index: int) -> Estimate | None:
     parameter = problem.parameters[index]
     values, free = found.values.copy(), found.free.copy()
     values[index], free[index] = parameter.limit, False
-    predicted = problem.law.predict(values, problem.inputs)
+    with np.errstate(all="ignore"):
+        predicted = problem.law.predict(values, problem.inputs)
     if not free.any() or not np.all(np.isfinite(predicted) & (predicted > 0)):
         return None
     at_bound = (*found.at_bound, parameter.name)

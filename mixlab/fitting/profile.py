@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mixlab.fitting.least_squares import Estimate, Problem, search
+from mixlab.fitting.least_squares import Estimate, search
+from mixlab.fitting.problem import Problem
 from mixlab.fitting.uncertainty import Uncertainty
 from mixlab.mixture import Array
 
@@ -119,7 +120,7 @@ def _refined(profile: _Profile, below: tuple[float, float], above: tuple[float, 
 def _ratios(problem: Problem, found: Estimate, known: Uncertainty) -> Array:
     """Variance over inverse curvature of each free parameter, NaN for the others."""
     residuals = problem.residuals(found.values)
-    curvature = (1 + (residuals / found.scale) ** 2) ** -1.5
+    curvature = np.maximum(found.robust.slopes((residuals / found.scale) ** 2)[1], 1e-6)
     weighted = problem.jacobian(found.values)[:, found.free] * np.sqrt(curvature)[:, None]
     inverse = np.diag(np.linalg.inv(weighted.T @ weighted))
     ratios = np.full(len(found.values), np.nan)

@@ -1,8 +1,8 @@
 """Standard errors of an estimate, by the law's Jacobian.
 
-    covariance = (J' W J)^-1  M  (J' W J)^-1,   M = sum over mixtures of  u_g u_g'
+    covariance = (J' W J + P)^-1  M  (J' W J + P)^-1,   M = sum over mixtures of  u_g u_g'
 
-J holds d log L / d log parameter, W the robust loss's curvature, and
+J holds d log L / d z, W the robust loss's curvature, P the penalty's on shrunk parameters, and
 u_g = J_g' (I - H_g)^-1 psi_g the score of one mixture's rows, enlarged by its leverage H_g
 (CR3, a linearised jackknife over mixtures: Bell & McCaffrey 2002; MacKinnon, Nielsen & Webb
 2023). Intervals use Student's t with (mixtures - 1) degrees of freedom.
@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from mixlab.fitting.least_squares import Estimate, Problem
+from mixlab.fitting.least_squares import Estimate, stacked
+from mixlab.fitting.problem import Problem
 from mixlab.mixture import Array
 
 ErrorKind = Literal["clustered", "independent", "none"]
@@ -30,7 +31,7 @@ RANK_TOLERANCE = 1e-7
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How well the free parameters are known, over their logarithms."""
+    """How well the free parameters are known, over z: logarithms unless signed."""
 
     covariance: Array  # (parameter, parameter), 0 for parameters that are not free
     quantile: float  # half-width of the 95% interval in standard errors
@@ -39,7 +40,7 @@ class Uncertainty:
 
 def unresolved(problem: Problem, found: Estimate) -> tuple[str, ...]:
     """Free parameters that trade off against each other without changing any prediction."""
-    jacobian = problem.jacobian(found.values)[:, found.free]
+    jacobian = stacked(problem, found)
     norms = np.linalg.norm(jacobian, axis=0)
     names = [p.name for p, free in zip(problem.parameters, found.free, strict=True) if free]
     if not np.all(norms > 0):
@@ -53,49 +54,57 @@ def unresolved(problem: Problem, found: Estimate) -> tuple[str, ...]:
 
 
 def uncertainty(problem: Problem, found: Estimate, clusters: np.ndarray) -> Uncertainty:
-    """Covariance of the free parameters' logarithms; `clusters` numbers each row's mixture."""
+    """Covariance of the free parameters' z; `clusters` numbers each row's mixture."""
     size = len(found.values)
     residuals = problem.residuals(found.values)
     jacobian = problem.jacobian(found.values)[:, found.free]
-    spare = len(residuals) - jacobian.shape[1]
+    spare = len(residuals) - int((found.free & ~problem.shrunk).sum())
     if spare < 1 or unresolved(problem, found):
         return Uncertainty(np.full((size, size), np.nan), np.nan, "none")
-    # Soft L1: rho(z) = 2 (sqrt(1 + z) - 1) with z = (residual / scale)^2.
-    root = np.sqrt(1 + (residuals / found.scale) ** 2)
-    psi, curvature = residuals / root, root**-3
-    clustered = _clustered(jacobian, psi, curvature, clusters)
+    slopes, curvature = found.robust.slopes((residuals / found.scale) ** 2)
+    # Huber's strays have no curvature, and a row must count as something.
+    psi, curvature = slopes * residuals, np.maximum(curvature, 1e-6)
+    penalty = found.curvature(problem)
+    clustered = _clustered(jacobian, psi, curvature, clusters, penalty)
     covariance = np.zeros((size, size))
     if clustered is None:
-        covariance[np.ix_(found.free, found.free)] = _independent(jacobian, psi, curvature)
+        independent = _independent(jacobian, psi, curvature, penalty)
+        covariance[np.ix_(found.free, found.free)] = independent
         return Uncertainty(covariance, float(stdtrit(spare, 0.975)), "independent")
     covariance[np.ix_(found.free, found.free)] = clustered
     groups = len(np.unique(clusters))
     return Uncertainty(covariance, float(stdtrit(groups - 1, 0.975)), "clustered")
 
 
-def _independent(jacobian: Array, psi: Array, curvature: Array) -> Array:
+def _independent(jacobian: Array, psi: Array, curvature: Array, penalty: Array) -> Array:
     """Huber's covariance of an M-estimator with independent errors."""
-    rows, parameters = jacobian.shape
-    variance = np.sum(psi**2) / (rows - parameters) / np.mean(curvature) ** 2
-    return np.asarray(variance * np.linalg.inv(jacobian.T @ jacobian))
+    rows = len(jacobian)
+    cross = jacobian.T @ jacobian
+    bread = np.linalg.inv(cross + np.diag(penalty) / np.mean(curvature))
+    spent = float(np.trace(bread @ cross))  # parameters, as far as the penalty leaves them free
+    variance = np.sum(psi**2) / max(1.0, rows - spent) / np.mean(curvature) ** 2
+    return np.asarray(variance * (bread @ cross @ bread))
 
 
-def _clustered(jacobian: Array, psi: Array, curvature: Array, clusters: np.ndarray) -> Array | None:
+def _clustered(
+    jacobian: Array, psi: Array, curvature: Array, clusters: np.ndarray, penalty: Array
+) -> Array | None:
     """The CR3 covariance, or None where a cluster alone decides a parameter."""
-    groups = np.unique(clusters)
-    if len(groups) < FEWEST_CLUSTERS:
+    number, counts = np.unique(clusters, return_inverse=True, return_counts=True)[1:]
+    if len(counts) < FEWEST_CLUSTERS:
         return None
     weighted = jacobian * np.sqrt(curvature)[:, None]
-    bread = np.linalg.inv(weighted.T @ weighted)
+    bread = np.linalg.inv(weighted.T @ weighted + np.diag(penalty))
+    order, firsts = np.argsort(number.reshape(-1), kind="stable"), np.cumsum(counts) - counts
     scores = []
-    for group in groups:
-        own = clusters == group
-        leverage = weighted[own] @ bread @ weighted[own].T
-        enlarged = np.eye(len(leverage)) - leverage
-        if np.linalg.eigvalsh(enlarged)[0] < 1e-3:
+    for size in np.unique(counts):  # clusters of one size as one batch
+        rows = order[firsts[counts == size][:, None] + np.arange(size)]
+        own = weighted[rows]
+        enlarged = np.eye(size) - own @ bread @ np.swapaxes(own, 1, 2)
+        if np.linalg.eigvalsh(enlarged).min() < 1e-3:
             return None
-        score = weighted[own].T @ np.linalg.solve(enlarged, psi[own] / np.sqrt(curvature[own]))
-        scores.append(score @ bread)
+        pulled = np.linalg.solve(enlarged, (psi[rows] / np.sqrt(curvature[rows]))[:, :, None])
+        scores.append(np.matmul(np.swapaxes(own, 1, 2), pulled)[:, :, 0] @ bread)
     # As a square, so that rounding makes no variance negative.
-    moved = np.array(scores)
-    return np.asarray((len(groups) - 1) / len(groups) * moved.T @ moved)
+    moved = np.concatenate(scores)
+    return np.asarray((len(counts) - 1) / len(counts) * moved.T @ moved)

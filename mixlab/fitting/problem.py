@@ -1,0 +1,77 @@
+"""One target's losses under one law, as a search sees them.
+
+    residual = log predicted - log observed,   z = log value, or the value where it is signed
+
+Log loss, because a fit is judged by its relative error (diagnostics.py). Everything takes any
+number of parameter vectors at once, (..., parameter).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mixlab.laws.law import Inputs, Law, Mask, Parameter
+from mixlab.mixture import Array
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One target's losses under one law."""
+
+    law: Law
+    parameters: tuple[Parameter, ...]
+    inputs: Inputs
+    losses: Array  # (row,)
+
+    @cached_property
+    def log_losses(self) -> Array:
+        """Logarithms of the losses, (row,)."""
+        return np.asarray(np.log(self.losses))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names, in the law's order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @cached_property
+    def signed(self) -> Mask:
+        """Which parameters are fitted as they are, (parameter,)."""
+        return np.array([parameter.signed for parameter in self.parameters], dtype=bool)
+
+    @cached_property
+    def shrunk(self) -> Mask:
+        """Which parameters are drawn toward their centre, (parameter,)."""
+        return np.array([parameter.shrunk for parameter in self.parameters], dtype=bool)
+
+    @cached_property
+    def centre(self) -> Array:
+        """What z is drawn toward, (parameter,)."""
+        return np.array([parameter.centre for parameter in self.parameters], dtype=float)
+
+    @cached_property
+    def bounds(self) -> tuple[Array, Array]:
+        """Least and greatest z, (parameter,) each."""
+        lower = np.array([parameter.lower for parameter in self.parameters], dtype=float)
+        upper = np.array([parameter.upper for parameter in self.parameters], dtype=float)
+        return self.z_of(lower), self.z_of(upper)
+
+    def z_of(self, values: Array) -> Array:
+        """Values as they are fitted: logarithms unless signed; -inf for a value of 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.signed, values, np.log(values))
+
+    def values_of(self, z: Array) -> Array:
+        """The inverse of `z_of`."""
+        return np.where(self.signed, z, np.exp(np.where(self.signed, 0.0, z)))
+
+    def residuals(self, values: Array) -> Array:
+        """Log predicted minus log observed, (..., row)."""
+        return np.asarray(np.log(self.law.predict(values, self.inputs)) - self.log_losses)
+
+    def jacobian(self, values: Array) -> Array:
+        """Derivatives of the residuals by z, (..., row, parameter)."""
+        predicted = self.law.predict(values, self.inputs)
+        slopes = self.law.gradient(values, self.inputs)
+        by_z = np.where(self.signed, 1.0, values)
+        return np.asarray(slopes * (by_z[..., None, :] / predicted[..., None]))
