@@ -1,6 +1,6 @@
 """One target's estimate: from the law's starts to the parameters that could as well be nothing.
 
-    minimise  sum rho((log predicted - log observed)^2) + strength * sum_shrunk (z - centre)^2
+    minimise  sum rho((log predicted - log observed)^2) + pull * sum_shrunk ((z - centre) / spread)^2
 
 Method: the batched search of search.py, from all of the law's starts at once. The robust
 loss's scale is 0.05 in log loss for the starts, then twice the noise that the median absolute
@@ -45,12 +45,12 @@ class Estimate:
 
     @property
     def pull(self) -> float:
-        """The penalty's curvature along each shrunk parameter, in units of the cost."""
+        """The penalty's weight in the cost."""
         return 0.0 if self.choice is None else self.choice.pull
 
     def curvature(self, problem: Problem) -> Array:
         """The penalty's part of the cost's curvature over the free parameters, (free,)."""
-        return np.asarray(self.pull * problem.shrunk[self.free])
+        return np.asarray(self.pull * problem.precision[self.free])
 
 
 def estimate(
@@ -72,7 +72,7 @@ def estimate(
     given = Estimate(starts[0], free, (), np.inf, robust.scale or FIRST_SCALE, False, robust)
     shrinks = bool((problem.shrunk & free).any())
     if shrinks:
-        given = replace(given, choice=strongest(clusters))
+        given = replace(given, choice=strongest(clusters, given.scale))
     found = _rescaled(problem, _best_of(problem, starts, given))
     if shrinks:
         found = _shrunk(problem, found, clusters)
@@ -82,9 +82,10 @@ def estimate(
 def _shrunk(problem: Problem, found: Estimate, clusters: np.ndarray) -> Estimate:
     """The estimate at the strength that cross-validation over the mixtures chooses."""
     given = Members.of(found.values[None, :], scale=found.scale)
-    part = parts(clusters)
-    values, choice = chosen(problem, found.free, given, clusters, part, robust=found.robust)
-    return _rescaled(problem, replace(found, values=values, choice=choice))
+    unit = max(SMALLEST_SCALE, noise(problem, found))
+    values, choice = chosen(problem, found.free, given, clusters, unit, robust=found.robust)
+    found = _rescaled(problem, replace(found, values=values, choice=choice))
+    return replace(found, choice=choice.told(max(SMALLEST_SCALE, noise(problem, found))))
 
 
 def _rescaled(problem: Problem, found: Estimate) -> Estimate:
@@ -105,7 +106,7 @@ def noise(problem: Problem, found: Estimate) -> float:
 
 def _best_of(problem: Problem, starts: Array, given: Estimate) -> Estimate:
     """The cheapest of the searches from every start."""
-    members = Members.of(starts, scale=given.scale, strength=given.pull)
+    members = Members.of(starts, scale=given.scale, pull=given.pull)
     ends = minimise(problem, given.free, members, robust=given.robust, tolerance=1e-9)
     best = int(np.argmin(ends.cost))
     return replace(
@@ -123,7 +124,7 @@ def searched(problem: Problem, given: Sequence[Estimate], *, loose: bool = False
     """One search from each of the estimates, which hold the same parameters free."""
     first = given[0]
     members = Members.of(
-        np.array([one.values for one in given]), scale=first.scale, strength=first.pull
+        np.array([one.values for one in given]), scale=first.scale, pull=first.pull
     )
     tolerance = LOOSE_TOLERANCE if loose else TOLERANCE
     ends = minimise(problem, first.free, members, robust=first.robust, tolerance=tolerance)

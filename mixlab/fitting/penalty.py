@@ -1,13 +1,13 @@
 """How strongly to shrink: by the error on whole mixtures left out.
 
-    penalty = strength / 2 * sum_shrunk (z - centre)^2
+    penalty = strength / 2 * noise^2 * sum_shrunk ((z - centre) / spread)^2
               against  sum over mixtures of the mean over its rows of  scale^2 / 2 * rho
 
-A mixture counts once, however many checkpoints it has, so that a strength means the same with
-more rows: it is (s / tau)^2, where s is a mixture's misfit in log loss and tau the prior standard
-deviation of z (ridge as a Gaussian prior, Hoerl & Kennard 1970). The strengths of a
-path run from one that all but holds the shrunk parameters to one that hardly does. The folds
-and the whole table walk down it as one batch, each search from where the last one ended.
+`noise` is the fit's residual in log loss. A strength of 1 is the Gaussian prior itself (ridge,
+Hoerl & Kennard 1970). A mixture counts once, however many checkpoints it has, so that a strength
+means the same with more of them. The path of strengths runs from one that all but holds the
+shrunk parameters to one that hardly does, and on while the error still falls. The folds and the
+whole table walk down it as one batch, each search from where the last one ended.
 
 Rule: the strongest whose held-out error is within half a standard error, over mixtures, of the
 best one's. Up to 12 mixtures are left out one by one, more in 5 parts.
@@ -22,7 +22,9 @@ from mixlab.fitting.search import Members, Robust, minimise
 from mixlab.laws.law import Mask
 from mixlab.mixture import Array
 
-STRENGTHS = tuple(float(strength) for strength in 10.0 ** np.arange(0.5, -6.6, -0.75))
+# In units of the squared noise under the strongest, which holds the misfit of all the shrinking.
+STRONGEST, FACTOR, STEPS, MORE_STEPS = 30.0, 10**-0.75, 8, 6
+FALLS = 0.98  # the path goes on while its last step cut the error to less of it
 LEAVE_ONE_OUT_UP_TO = 12
 PARTS = 5
 STANDARD_ERRORS = 0.5
@@ -32,19 +34,25 @@ PATH_TOLERANCE, PATH_ITERATIONS = 1e-5, 25
 
 @dataclass(frozen=True)
 class Choice:
-    """A strength, and what it is in units of a search's cost."""
+    """A strength, and the weight that it gives the penalty in a search's cost."""
 
     strength: float
-    pull: float  # strength * rows per mixture
+    pull: float  # strength * noise^2 * rows per mixture
+    rows_per_mixture: float
+
+    def told(self, noise: float) -> "Choice":
+        """The same penalty, its strength in units of this noise."""
+        return replace(self, strength=self.pull / self.rows_per_mixture / noise**2)
 
 
-def strongest(clusters: np.ndarray) -> Choice:
+def _choice(strength: float, noise: float, clusters: np.ndarray) -> Choice:
+    rows = len(clusters) / max(1, len(np.unique(clusters)))
+    return Choice(strength, strength * noise**2 * rows, rows)
+
+
+def strongest(clusters: np.ndarray, noise: float) -> Choice:
     """The start of the path."""
-    return _choice(STRENGTHS[0], clusters)
-
-
-def _choice(strength: float, clusters: np.ndarray) -> Choice:
-    return Choice(strength, strength * len(clusters) / max(1, len(np.unique(clusters))))
+    return _choice(STRONGEST, noise, clusters)
 
 
 def parts(clusters: np.ndarray, count: int | None = None) -> np.ndarray:
@@ -63,34 +71,43 @@ def without(part: np.ndarray) -> Array:
 
 
 def chosen(
-    problem: Problem, free: Mask, given: Members, clusters: np.ndarray, part: np.ndarray, *,
+    problem: Problem, free: Mask, given: Members, clusters: np.ndarray, noise: float, *,
     robust: Robust,
 ) -> tuple[Array, Choice]:  # fmt: skip
     """Values at the chosen strength, and the choice; `given` is the one start."""
-    numbers, mixture = np.unique(clusters, return_inverse=True)
-    if len(numbers) < ENOUGH_MIXTURES:
-        return given.values[0], strongest(clusters)
+    choice = strongest(clusters, noise)
+    if len(np.unique(clusters)) < ENOUGH_MIXTURES:
+        return given.values[0], choice
+    part = parts(clusters)
     folds = without(part)
     weights = np.concatenate([np.ones((1, len(part))), folds])
     members = replace(
         Members.of(np.repeat(given.values, len(weights), axis=0), scale=float(given.scale[0])),
         weights=weights,
     )
-    row, fold = np.arange(len(part)), 1 + np.searchsorted(np.unique(part), part)
-    values, errors = [], []
-    for strength in STRENGTHS:
-        pull = np.full(len(weights), _choice(strength, clusters).pull)
+    path, values, errors = [], [], []
+    for step in range(STEPS + MORE_STEPS):
+        if step >= STEPS and not errors[-1].mean() < FALLS * errors[-2].mean():
+            break
+        path.append(_choice(STRONGEST * FACTOR**step, noise, clusters))
         ends = minimise(
-            problem, free, replace(members, strength=pull), robust=robust,
-            tolerance=PATH_TOLERANCE, iterations=PATH_ITERATIONS,
+            problem, free, replace(members, pull=np.full(len(weights), path[-1].pull)),
+            robust=robust, tolerance=PATH_TOLERANCE, iterations=PATH_ITERATIONS,
         )  # fmt: skip
         members = replace(members, values=ends.values)
-        with np.errstate(all="ignore"):
-            missed = np.abs(problem.residuals(ends.values))[fold, row]
         values.append(ends.values[0])
-        errors.append(np.bincount(mixture.reshape(-1), missed) / np.bincount(mixture.reshape(-1)))
+        errors.append(_missed(problem, ends.values[1:], part, clusters))
     best = _ruled(np.array(errors))
-    return values[best], _choice(STRENGTHS[best], clusters)
+    return values[best], path[best]
+
+
+def _missed(problem: Problem, values: Array, part: np.ndarray, clusters: np.ndarray) -> Array:
+    """Mean absolute error in log loss of each mixture by the fit that left it out, (mixture,)."""
+    fold = np.unique(part, return_inverse=True)[1].reshape(-1)
+    with np.errstate(all="ignore"):
+        residuals = problem.residuals(values)[fold, np.arange(len(fold))]
+    mixture = np.unique(clusters, return_inverse=True)[1].reshape(-1)
+    return np.asarray(np.bincount(mixture, np.abs(residuals)) / np.bincount(mixture))
 
 
 def _ruled(errors: Array) -> int:

@@ -45,6 +45,12 @@ class Problem:
         return np.array([parameter.shrunk for parameter in self.parameters], dtype=bool)
 
     @cached_property
+    def precision(self) -> Array:
+        """1 / spread^2 of the shrunk parameters' priors, 0 for the others, (parameter,)."""
+        spreads = np.array([parameter.spread for parameter in self.parameters], dtype=float)
+        return np.asarray(self.shrunk / spreads**2)
+
+    @cached_property
     def centre(self) -> Array:
         """What z is drawn toward, (parameter,)."""
         return np.array([parameter.centre for parameter in self.parameters], dtype=float)

@@ -1,9 +1,9 @@
 """Robust, weighted, penalised least squares for many fits of one target at once.
 
     cost(z) = sum_row w_row * scale^2 / 2 * rho((residual_row / scale)^2)
-            + strength / 2 * sum_shrunk (z - centre)^2
+            + pull / 2 * sum_shrunk ((z - centre) / spread)^2
 
-Members of a batch differ in start, row weights (folds: 0 or 1; bootstrap: counts), strength and
+Members of a batch differ in start, row weights (folds: 0 or 1; bootstrap: counts), pull and
 scale.
 
 Method: Levenberg-Marquardt (Marquardt 1963) with the law's analytic gradient, the robust loss's
@@ -71,21 +71,21 @@ class Members:
 
     values: Array  # (member, parameter)
     weights: Array | None  # (member, row); None is 1 everywhere
-    strength: Array  # (member,)
+    pull: Array  # (member,), of the penalty
     scale: Array  # (member,), of the robust loss, in log loss
 
     @classmethod
     def of(
-        cls, values: Array, *, scale: float, strength: float = 0.0, weights: Array | None = None
+        cls, values: Array, *, scale: float, pull: float = 0.0, weights: Array | None = None
     ) -> "Members":
-        """Members that share scale and strength."""
+        """Members that share scale and pull."""
         count = len(values)
-        return cls(values, weights, np.full(count, float(strength)), np.full(count, float(scale)))
+        return cls(values, weights, np.full(count, float(pull)), np.full(count, float(scale)))
 
     def take(self, index: np.ndarray) -> "Members":
         """The members of that index or mask."""
         weights = None if self.weights is None else self.weights[index]
-        return Members(self.values[index], weights, self.strength[index], self.scale[index])
+        return Members(self.values[index], weights, self.pull[index], self.scale[index])
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Batch:
     ) -> None:
         self.problem, self.free, self.robust = problem, free, robust
         self.members, self.tolerance = members, tolerance
-        self.centre, self.shrunk = problem.centre[free], problem.shrunk[free]
+        self.centre, self.precision = problem.centre[free], problem.precision[free]
         self.lower, self.upper = (bound[free] for bound in problem.bounds)
         count = len(members.values)
         # Rounding alone leaves this much cost, and no search gets below it.
@@ -159,7 +159,11 @@ class _Batch:
         values = self.members.values[index].copy()
         signed = self.problem.signed[self.free]
         values[:, self.free] = np.where(signed, z, np.exp(np.where(signed, 0.0, z)))
-        return values
+        return np.asarray(values)
+
+    def _away(self, z: Array) -> Array:
+        """How far shrunk parameters are from their centre, 0 for the others."""
+        return np.where(self.precision > 0, z - self.centre, 0.0)
 
     def _costs(self, index: np.ndarray, z: Array) -> Array:
         """Cost of each member at its z, infinite where a prediction is none."""
@@ -169,8 +173,8 @@ class _Batch:
         if self.members.weights is not None:
             weights = self.members.weights[index]
             rows = np.where(weights > 0, weights * rows, 0.0)
-        pull = np.sum(np.where(self.shrunk, z - self.centre, 0.0) ** 2, axis=1)
-        cost = 0.5 * (rows.sum(axis=1) + self.members.strength[index] * pull)
+        away = np.sum(self.precision * self._away(z) ** 2, axis=1)
+        cost = 0.5 * (rows.sum(axis=1) + self.members.pull[index] * away)
         return np.where(np.isfinite(cost), cost, np.inf)
 
     def _linearise(self, index: np.ndarray) -> None:
@@ -187,18 +191,16 @@ class _Batch:
             pull, bend = pull * weights, bend * weights
             residuals = np.where(weights > 0, residuals, 0.0)
             jacobian = np.where(weights[:, :, None] > 0, jacobian, 0.0)
-        strength = self.members.strength[index, None] * self.shrunk
+        penalty = self.members.pull[index, None] * self.precision
         slope = np.matmul((pull * residuals)[:, None, :], jacobian)[:, 0]
-        self.slope[index] = slope + strength * np.where(
-            self.shrunk, self.z[index] - self.centre, 0.0
-        )
+        self.slope[index] = slope + penalty * self._away(self.z[index])
         across = np.swapaxes(jacobian, 1, 2)
         curvature = np.matmul(across * bend[:, None, :], jacobian)
         diagonal = np.arange(curvature.shape[1])
-        curvature[:, diagonal, diagonal] += strength
+        curvature[:, diagonal, diagonal] += penalty
         self.curvature[index] = curvature
         # Huber's strays have no curvature; damping measures steps by how they pull instead.
-        felt = np.einsum("kr,krp->kp", pull, jacobian**2) + strength
+        felt = np.einsum("kr,krp->kp", pull, jacobian**2) + penalty
         self.norm[index] = np.sqrt(np.maximum(felt, 1e-14 * felt.max(axis=1, keepdims=True)))
 
     def _move(self) -> np.ndarray:
@@ -220,7 +222,7 @@ class _Batch:
         self._damp(live, accepted, small, gain)
         moved = live[accepted]
         self.z[moved], self.cost[moved] = trial[accepted], cost[accepted]
-        return moved
+        return np.asarray(moved)
 
     def _steps(self, live: np.ndarray) -> Array:
         """Damped Newton steps, 0 for parameters held at a bound."""
