@@ -1,24 +1,35 @@
-"""Laws: formulas for a target's loss from the mixture and the step."""
+"""Laws: formulas for a target's loss from the mixture, the step and the model's size."""
 
 from mixlab.errors import UnknownLaw
+from mixlab.laws.additive import ADDITIVE
 from mixlab.laws.bimix import BIMIX
 from mixlab.laws.bimix_transfer import BIMIX_TRANSFER
 from mixlab.laws.bimix_transfer_floor import BIMIX_TRANSFER_FLOOR
+from mixlab.laws.chinchilla import CHINCHILLA
+from mixlab.laws.data_constrained import DATA_CONSTRAINED
+from mixlab.laws.exponential import EXPONENTIAL
+from mixlab.laws.joint import JOINT
 from mixlab.laws.law import Inputs, Law, Mask, Parameter
+from mixlab.laws.lightgbm import LIGHTGBM
+from mixlab.laws.log_linear import LOG_LINEAR
 
-__all__ = [
-    "BIMIX",
-    "BIMIX_TRANSFER",
-    "BIMIX_TRANSFER_FLOOR",
-    "LAWS",
-    "Inputs",
-    "Law",
-    "Mask",
-    "Parameter",
-    "law",
-]
+__all__ = ["BIMIX", "BIMIX_TRANSFER", "LAWS", "Inputs", "Law", "Mask", "Parameter", "law"]
 
-LAWS = {found.name: found for found in (BIMIX, BIMIX_TRANSFER, BIMIX_TRANSFER_FLOOR)}
+LAWS = {
+    found.name: found
+    for found in (
+        BIMIX,
+        BIMIX_TRANSFER,
+        BIMIX_TRANSFER_FLOOR,
+        EXPONENTIAL,
+        LOG_LINEAR,
+        ADDITIVE,
+        JOINT,
+        CHINCHILLA,
+        DATA_CONSTRAINED,
+        LIGHTGBM,
+    )
+}
 
 
 def law(name: str) -> Law:

@@ -75,3 +75,26 @@ def worths(amount: Array, proportions: Array) -> Array:
     normal = relative.T @ relative + ridge * np.eye(proportions.shape[1])
     found = np.linalg.solve(normal, relative.T @ np.ones(len(amount)) + ridge * equal)
     return np.asarray(np.maximum(found, LEAST_WORTH * max(float(found.max()), 1e-300)))
+
+
+def positive_line(columns: Array, losses: Array) -> tuple[float, Array]:
+    """Squared relative error and positive factors of losses = columns @ factors.
+
+    Columns are dropped, the most negative first, until every factor is positive; those dropped,
+    or 0 everywhere, keep a thousandth of the loss, since factors are fitted as logarithms.
+    """
+    relative = columns / losses[:, None]
+    sizes = np.sqrt(np.mean(relative**2, axis=0))
+    kept = [index for index in range(len(sizes)) if sizes[index] > 0]
+    factors = np.zeros(len(sizes))
+    while kept:
+        scaled = relative[:, kept] / sizes[kept]
+        normal = scaled.T @ scaled + 1e-9 * len(losses) * np.eye(len(kept))
+        found = np.linalg.solve(normal, scaled.sum(axis=0))
+        if found.min() > 0:
+            factors[kept] = found / sizes[kept]
+            break
+        kept.pop(int(found.argmin()))
+    least = 1e-3 / np.where(sizes > 0, sizes, 1.0)
+    factors = np.maximum(factors, least)
+    return float(np.sum((relative @ factors - 1) ** 2)), factors

@@ -31,7 +31,7 @@ def plausible(law: Law, inputs: Inputs, seed: int) -> np.ndarray:
     amount = 0.1 + 0.9 * inputs.proportions[:, own]
     losses = amount**-0.2 * (1.5 + 40 * inputs.steps**-0.2 + 20 * inputs.params**-0.2)
     found = law.starts(inputs, losses * np.exp(rng.normal(0, 0.02, len(losses))))
-    values = found[rng.integers(len(found))].copy()
+    values = np.array(found[rng.integers(len(found))])
     for index, parameter in enumerate(parameters(law, inputs.own)):
         moved = rng.normal(0, 0.3)
         value = values[index] + moved if parameter.signed else values[index] * np.exp(moved)
