@@ -3,6 +3,8 @@
 from mixlab.errors import UnknownLaw
 from mixlab.laws.additive import ADDITIVE
 from mixlab.laws.bimix import BIMIX
+from mixlab.laws.bimix_saturating import BIMIX_SATURATING
+from mixlab.laws.bimix_tilt import BIMIX_TILT
 from mixlab.laws.bimix_transfer import BIMIX_TRANSFER
 from mixlab.laws.bimix_transfer_floor import BIMIX_TRANSFER_FLOOR
 from mixlab.laws.chinchilla import CHINCHILLA
@@ -21,6 +23,8 @@ LAWS = {
         BIMIX,
         BIMIX_TRANSFER,
         BIMIX_TRANSFER_FLOOR,
+        BIMIX_TILT,
+        BIMIX_SATURATING,
         EXPONENTIAL,
         LOG_LINEAR,
         ADDITIVE,

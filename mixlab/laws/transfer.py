@@ -21,7 +21,12 @@ from mixlab.mixture import Array
 # Below this leak, a run without the own domain is as good as untrained; and a lower one would
 # leave nothing to tell from.
 LEAST_LEAK = 1e-6
-LEAK = Parameter("leak", LEAST_LEAK, 1e3, limit=LEAST_LEAK, distinct_shares=3)
+# Leaks fitted to three public tables lie between 1e-4 and 0.6, around 0.01; the prior speaks only
+# where no run has little of the own domain.
+LEAK = Parameter(
+    "leak", LEAST_LEAK, 1e3, limit=LEAST_LEAK, distinct_shares=3, shrunk=True,
+    centre=float(np.log(0.02)), spread=2.0,
+)  # fmt: skip
 FARTHEST = 8.0  # a factor of 3000 from the common leak
 
 START_LEAKS = (0.001, 0.01, 0.05, 0.2, 0.6)
