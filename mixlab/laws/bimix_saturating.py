@@ -81,7 +81,7 @@ def starts(inputs: Inputs, losses: Array) -> Array:
 
 
 def worth(values: Array, own: int | None) -> Array:
-    """What a token of each domain is worth in tokens of the own one, powers apart, (..., domain)."""
+    """What a token of each domain is worth in tokens of the own one, powers apart."""
     domains = (values.shape[-1] - FIRST - 2) // 2
     return transfer.worth(values[..., FIRST : FIRST + domains], own)
 
