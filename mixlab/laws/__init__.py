@@ -3,6 +3,7 @@
 from mixlab.errors import UnknownLaw
 from mixlab.laws.additive import ADDITIVE
 from mixlab.laws.bimix import BIMIX
+from mixlab.laws.bimix_pools import BIMIX_POOLS
 from mixlab.laws.bimix_saturating import BIMIX_SATURATING
 from mixlab.laws.bimix_tilt import BIMIX_TILT
 from mixlab.laws.bimix_transfer import BIMIX_TRANSFER
@@ -25,6 +26,7 @@ LAWS = {
         BIMIX_TRANSFER_FLOOR,
         BIMIX_TILT,
         BIMIX_SATURATING,
+        BIMIX_POOLS,
         EXPONENTIAL,
         LOG_LINEAR,
         ADDITIVE,

@@ -22,6 +22,8 @@ from mixlab.laws.law import Inputs, Parameter
 from mixlab.mixture import Array
 
 FIRST = 5  # irreducible, scale, alpha, beta, floor; then the amount's
+# Fits of E lie between 1.6 and 1.9 nats on whole corpora, between 0.3 and 2.5 on single domains.
+IRREDUCIBLE = replace(base.IRREDUCIBLE, shrunk=True, centre=0.0, spread=1.0)
 ALPHA = Parameter(
     "alpha", 1e-8, 5.0, distinct_shares=2, shrunk=True, centre=float(np.log(0.3)), spread=1.0
 )
@@ -30,7 +32,7 @@ ALPHA = Parameter(
 def parameters(domains: tuple[str, ...], own: int | None) -> tuple[Parameter, ...]:
     """The irreducible loss, BiMix's four, then those of saturation.py."""
     scale, _, beta, floor = bimix.PARAMETERS
-    return (base.IRREDUCIBLE, scale, ALPHA, beta, floor, *saturation.parameters(domains, own))
+    return (IRREDUCIBLE, scale, ALPHA, beta, floor, *saturation.parameters(domains, own))
 
 
 def predict(values: Array, inputs: Inputs) -> Array:
