@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up bench clean
+.PHONY: help setup demo test check format up bench bench-laws clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,11 @@ up: setup ## API, workers, sweep and broker on this machine
 
 bench: setup ## speed of counting, fitting, solving and the API's start, beside references
 	$(BIN)/python -m benchmarks
+
+# DATA is a folder of the public tables that benchmarks/laws/tables.py names.
+bench-laws: setup ## how well laws predict held-out runs, beside their peers (DATA=DIR)
+	@test -n "$(DATA)" || { echo "say where the tables are: make bench-laws DATA=DIR" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.laws "$(DATA)"
 
 clean: ## remove the virtual environment and caches (demo/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

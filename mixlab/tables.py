@@ -314,6 +314,8 @@ def _proportions(columns: Columns, domains: list[str], report: TableReport) -> A
             if not isfinite(value) or value < 0:
                 raise InvalidTable(f"Column {name!r}, row {row}: {value} is no proportion.")
             shares[row - 1, index] = value
+    if not domains:  # all runs had the same training data
+        return shares
     totals = shares.sum(axis=1)
     wrong = np.flatnonzero(np.abs(totals - 1) > ROUNDING)
     if len(wrong):

@@ -79,6 +79,12 @@ def test_without_step_and_tokens_all_rows_are_one_step_and_it_is_said() -> None:
     same(from_rows(to_rows(found)), found)
 
 
+def test_a_table_for_laws_of_size_and_tokens_needs_no_mixture() -> None:
+    found = from_rows([{"run": "a", "tokens": 2e9, "params": 1e6, "loss.web": 3.0}])
+    assert (found.domains, found.proportions.shape) == ((), (1, 0))
+    same(from_rows(to_rows(found)), found)
+
+
 def test_rounded_proportions_are_normalised_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "a,100,4096,0.25,0.747,2.5,3.5\n" + ROWS)
