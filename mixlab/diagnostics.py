@@ -2,9 +2,9 @@
 
     held-out MRE = 100 * mean |predicted - observed| / observed   over left-out mixtures
 
-Whole mixtures are left out, with all their steps and seeds: checkpoints of one run resemble
+Whole mixtures are left out, with all their steps, sizes and seeds: checkpoints of one run resemble
 each other, so a split by row would flatter the law. Seed noise is the pooled standard
-deviation between runs of the same mixture at the same step, which no law can beat.
+deviation between runs of the same mixture at the same step and size, which no law can beat.
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ import numpy as np
 
 from mixlab.errors import TooFewMixtures
 from mixlab.fitting import Fit, fit
+from mixlab.fitting.evidence import checked, clusters_of
 from mixlab.laws import Inputs, Law
 from mixlab.mixture import Array
 from mixlab.runs import Observations
@@ -67,23 +68,25 @@ def heldout_misses(
         if law.needs_own_share and target not in observations.domains:
             continue
         # Parted by target: of a domain that few mixtures hold, one part could hold them all.
-        rows = _usable(law, observations, target, share_floor)
-        part = _parts(law, rows.mixture_index(), folds)
+        rows = _usable(law, checked(law, observations)[0], target, share_floor)
+        part = _parts(law, clusters_of(law, rows), folds)
         for number in np.unique(part):
             kept = rows.take(part != number)
-            seen = fit(lenient, kept, share_floor=share_floor, profiles=False)
+            seen = fit(lenient, kept, share_floor=share_floor, profiles=False, heldout=False)
             misses.extend(_misses(seen, target, rows.take(part == number)))
     return misses
 
 
 def seed_noise(observations: Observations) -> dict[str, float]:
-    """Standard deviation in nats between runs of one mixture at one step, pooled, per target.
+    """Standard deviation in nats between runs of one mixture at one step and size, pooled.
 
     Targets without a repeated mixture are not in the answer.
     """
-    groups: dict[tuple[int, float], list[int]] = {}
+    groups: dict[tuple[int, float, float], list[int]] = {}
+    sizes = np.nan_to_num(observations.params)
     for row, mixture in enumerate(observations.mixture_index()):
-        groups.setdefault((int(mixture), float(observations.steps[row])), []).append(row)
+        key = (int(mixture), float(observations.steps[row]), float(sizes[row]))
+        groups.setdefault(key, []).append(row)
     noise = {}
     for target, losses in zip(observations.targets, observations.losses_nats.T, strict=True):
         squares, freedom = 0.0, 0
@@ -133,7 +136,7 @@ def _inputs(observations: Observations, target: str, share_floor: float | None) 
 def _misses(seen: Fit, target: str, left_out: Observations) -> list[Miss]:
     """The left-out rows of a target beside what the fit predicts for them."""
     inputs = _inputs(left_out, target, seen.share_floor)
-    predicted = seen.law.predict(seen.targets[target].values, inputs)
+    predicted = seen.targets[target].predict(inputs)
     columns = (left_out.runs, left_out.steps, predicted, left_out.losses_nats[:, 0])
     return [
         Miss(run, target, float(step), float(one), float(observed))

@@ -2,5 +2,8 @@
 
 from mixlab.fitting.answer import Fit, FitStatus, TargetFit
 from mixlab.fitting.estimation import fit
+from mixlab.fitting.intervals import HeldOut
+from mixlab.fitting.search import Robust
+from mixlab.fitting.surface import Surface
 
-__all__ = ["Fit", "FitStatus", "TargetFit", "fit"]
+__all__ = ["Fit", "FitStatus", "HeldOut", "Robust", "Surface", "TargetFit", "fit"]

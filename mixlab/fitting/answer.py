@@ -1,7 +1,7 @@
 """Fits: a law's estimated parameters per target, with status and uncertainty."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
 from typing import Any, Literal
@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from mixlab.errors import InvalidBudget, InvalidMixture, InvalidTable
+from mixlab.fitting.intervals import HeldOut, Residual, half_widths, parameter_variances
+from mixlab.fitting.surface import Surface, surface
 from mixlab.fitting.uncertainty import ErrorKind
-from mixlab.laws import Inputs, Law, law
+from mixlab.laws import Inputs, Law, Mask
 from mixlab.mixture import Array, Mixture
 
 StepUnit = Literal["steps", "tokens"]
@@ -33,6 +35,7 @@ class TargetFit:
     """
 
     target: str
+    law: Law
     parameters: Mapping[str, float]  # in the law's order
     source_form: Mapping[str, float | None]  # as the law's source writes them; see the law
     standard_errors: Mapping[str, float | None]
@@ -42,7 +45,7 @@ class TargetFit:
     unidentified: tuple[str, ...]
     reason: str | None  # in words, unless converged
     error_kind: ErrorKind  # what the standard errors take as independent: mixtures or rows
-    log_covariance: tuple[tuple[float, ...], ...] | None  # of the parameters' logarithms
+    log_covariance: tuple[tuple[float, ...], ...] | None  # of log parameters, or signed ones
     noise_percent: float  # robust standard deviation of the relative residuals
     r2_log_loss: float | None  # None where the observed losses never vary
     train_mre_percent: float
@@ -51,18 +54,29 @@ class TargetFit:
     excluded_rows: int  # own share of 0, outside the law
     floored_rows: int  # own share raised to the share floor
     missing_rows: int  # loss not measured
+    strength: float | None = None  # of shrinking, chosen by cross-validation (penalty.py)
+    heldout: HeldOut | None = None  # errors on left-out mixtures; None where too few to leave out
+    residual: Residual | None = field(default=None, compare=False)  # on the log residuals
+    replicates: Array | None = field(default=None, compare=False)  # bootstrap, (B, parameter)
 
     @property
     def values(self) -> Array:
         """Parameters in the law's order."""
         return np.array(list(self.parameters.values()))
 
+    def predict(self, inputs: Inputs) -> Array:
+        """Loss in nats per token, with what is fitted to the residuals, (row,)."""
+        predicted = self.law.predict(self.values, inputs)
+        if self.residual is None:
+            return predicted
+        return np.asarray(predicted * np.exp(self.residual.predict(inputs)[0]))
+
 
 @dataclass(frozen=True)
 class Fit:
-    """A law's fits to every target that it can speak of, and where its evidence ends."""
+    """Laws fitted to every target that they can speak of, and where their evidence ends."""
 
-    law: Law
+    law_name: str  # "auto" where each target has its own
     domains: tuple[str, ...]
     targets: Mapping[str, TargetFit]
     left_out_targets: Mapping[str, str]  # target to reason
@@ -71,6 +85,18 @@ class Fit:
     steps_seen: tuple[float, float]
     tokens_per_step: float | None  # None where it varies or is unknown
     shares_seen: Mapping[str, tuple[float, float]]  # per domain, over the rows with any of it
+    sizes_seen: tuple[float, float] | None = None  # parameters of the models; None where unknown
+    notes: tuple[str, ...] = ()  # what is odd in the table, and what to do about it
+
+    @property
+    def law(self) -> Law:
+        """The law of all targets. Raises InvalidTable where they have different ones."""
+        laws = {found.law.name: found.law for found in self.targets.values()}
+        if len(laws) != 1:
+            raise InvalidTable(
+                f"The targets have {len(laws)} laws ({', '.join(laws)}); ask a target for its own."
+            )
+        return next(iter(laws.values()))
 
     @property
     def excluded_rows(self) -> int:
@@ -85,21 +111,57 @@ class Fit:
             )
         return self.targets[name]
 
-    def predict(self, mixture: Mixture, step: float) -> dict[str, float]:
+    def predict(
+        self, mixture: Mixture, step: float, *, params: float | None = None
+    ) -> dict[str, float]:
         """Loss in nats per token of every target, at a step in the fit's step unit.
 
         Raises InvalidMixture where the mixture names an unknown domain, or gives a domain a
-        share at which the law is undefined.
+        share at which the law is undefined, and InvalidBudget where a law compares model sizes
+        and `params`, the model's number of parameters, is not given.
         """
-        inputs = {name: self._inputs(name, mixture, step) for name in self.targets}
-        return {
-            name: float(self.law.predict(self.targets[name].values, row)[0])
-            for name, row in inputs.items()
-        }
+        inputs = {name: self._inputs(name, mixture, step, params) for name in self.targets}
+        return {name: float(self.targets[name].predict(row)[0]) for name, row in inputs.items()}
+
+    def losses(
+        self, shares: Array, step: float | Array, *, params: float | Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Losses of many mixtures, (row, target); shares are (row, domain) in the fit's order.
+
+        Infinite where a law is undefined at a share of 0.
+        """
+        columns = []
+        for name, found in self.targets.items():
+            inputs = self.inputs(name, shares, step, params=params)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                columns.append(np.where(found.law.usable(inputs), found.predict(inputs), np.inf))
+        return np.stack(columns, axis=1)
+
+    def interval95(
+        self, mixture: Mixture, step: float, *, params: float | None = None
+    ) -> dict[str, tuple[float, float]]:
+        """95% intervals for the losses that a new run would measure (intervals.py)."""
+        intervals = {}
+        for name, found in self.targets.items():
+            inputs = self._inputs(name, mixture, step, params)
+            predicted, width = float(found.predict(inputs)[0]), float(self._widths(name, inputs)[0])
+            intervals[name] = (predicted * np.exp(-width), predicted * np.exp(width))
+        return intervals
+
+    def interval_widths(
+        self, shares: Array, steps: float | Array, params: float | Array | None = None
+    ) -> Array:
+        """Half the 95% intervals' widths in log loss for many mixtures, (row, target)."""
+        found = [
+            self._widths(name, self.inputs(name, shares, steps, params=params))
+            for name in self.targets
+        ]
+        return np.stack(found, axis=1)
 
     def prediction_errors(
-        self, mixture: Mixture, step: float, *, targets: Collection[str] | None = None
-    ) -> dict[str, float | None]:
+        self, mixture: Mixture, step: float, *, params: float | None = None,
+        targets: Collection[str] | None = None,
+    ) -> dict[str, float | None]:  # fmt: skip
         """Standard error in nats of every target's prediction, or of those named in `targets`.
 
         From the parameters' covariance: it says how well the parameters are known, not how well
@@ -108,13 +170,17 @@ class Fit:
         errors: dict[str, float | None] = {}
         for name in self.targets if targets is None else targets:
             found = self.target(name)
-            inputs = self._inputs(name, mixture, step)
-            by_log = self.law.gradient(found.values, inputs)[0] * found.values
-            covariance = found.log_covariance
-            errors[name] = None if covariance is None else float(
-                np.sqrt(max(0.0, by_log @ np.array(covariance) @ by_log))
-            )  # fmt: skip
+            inputs = self._inputs(name, mixture, step, params)
+            if found.log_covariance is None:
+                errors[name] = None
+                continue
+            relative = parameter_variances(self._signed(name), found, inputs)[0] ** 0.5
+            errors[name] = float(found.law.predict(found.values, inputs)[0] * relative)
         return errors
+
+    def surface(self, step: float, *, params: float | None = None) -> Surface:
+        """What solvers see at one step and model size: losses and slopes over mixtures."""
+        return surface(self, step, params=params)
 
     def step_at(self, budget_tokens: float, tokens_per_step: float | None = None) -> float:
         """The value of the fit's step variable after a budget of tokens.
@@ -133,98 +199,72 @@ class Fit:
             )
         return budget_tokens / per_step
 
-    def _inputs(self, target: str, mixture: Mixture, step: float) -> Inputs:
+    def inputs(
+        self, target: str, shares: Array, step: float | Array, *,
+        params: float | Array | None = None,
+    ) -> Inputs:  # fmt: skip
+        """What the target's law sees of mixtures (row, domain): floored, without repeats."""
+        rows = len(shares)
+        steps = np.broadcast_to(np.asarray(step, dtype=float), (rows,))
+        wrong = steps[~(np.isfinite(steps) & (steps > 0))]
+        if len(wrong):
+            raise InvalidBudget(f"A step must be above 0, not {wrong[0]}.")
+        law = self.targets[target].law
+        own = self.domains.index(target) if target in self.domains else None
+        unique = steps if law.needs_unique_tokens else np.full(rows, np.nan)
+        floored = np.maximum(shares, self.share_floor or 0.0)
+        return Inputs(floored, steps, own, self._sizes(law, params, rows), unique)
+
+    def _sizes(self, law: Law, params: float | Array | None, rows: int) -> Array:
+        if params is None and self.sizes_seen and self.sizes_seen[0] == self.sizes_seen[1]:
+            params = self.sizes_seen[0]
+        if params is None and law.needs_params:
+            raise InvalidBudget(
+                f"The law {law.name} compares model sizes; give params, the number of parameters "
+                "of the model to predict."
+            )
+        sizes = np.broadcast_to(np.asarray(np.nan if params is None else params, float), (rows,))
+        wrong = sizes[~np.isnan(sizes) & ~(np.isfinite(sizes) & (sizes > 0))]
+        if len(wrong):
+            raise InvalidBudget(f"A model's number of parameters must be above 0, not {wrong[0]}.")
+        return sizes
+
+    def _inputs(self, target: str, mixture: Mixture, step: float, params: float | None) -> Inputs:
         unknown = [name for name in mixture.domains if name not in self.domains]
-        if unknown:
+        if unknown and self.domains:
             raise InvalidMixture(
                 f"The fit knows no domain {', '.join(map(repr, unknown))}; "
                 f"it was made on {', '.join(self.domains)}."
             )
-        if not isfinite(step) or step <= 0:
-            raise InvalidBudget(f"A step must be above 0, not {step}.")
-        shares = np.maximum(mixture.shares(self.domains), self.share_floor or 0.0)
-        own = self.domains.index(target) if target in self.domains else None
-        untold = np.array([np.nan])
-        inputs = Inputs(shares[None, :], np.array([float(step)]), own, untold, untold)
-        if not self.law.usable(inputs)[0]:
+        shares = mixture.shares(self.domains)[None, :]
+        inputs = self.inputs(target, shares, step, params=params)
+        law = self.targets[target].law
+        if not law.usable(inputs)[0]:
             raise InvalidMixture(
-                f"The mixture gives {target!r} a share of 0, where the law {self.law.name} is "
+                f"The mixture gives {target!r} a share of 0, where the law {law.name} is "
                 "undefined; give it a share above 0, or fit with a share floor."
             )
         return inputs
 
+    def _signed(self, target: str) -> Mask:
+        own = self.domains.index(target) if target in self.domains else None
+        parameters = self.targets[target].law.parameters(self.domains, own)
+        return np.array([parameter.signed for parameter in parameters], dtype=bool)
+
+    def _widths(self, target: str, inputs: Inputs) -> Array:
+        return half_widths(
+            self.targets[target], self._signed(target), inputs, self.steps_seen, self.sizes_seen
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form that `from_dict` reads back."""
-        return {
-            "law": self.law.name,
-            "formula": self.law.formula,
-            "domains": list(self.domains),
-            "step_unit": self.step_unit,
-            "steps_seen": list(self.steps_seen),
-            "tokens_per_step": self.tokens_per_step,
-            "shares_seen": {name: list(seen) for name, seen in self.shares_seen.items()},
-            "share_floor": self.share_floor,
-            "left_out_targets": dict(self.left_out_targets),
-            "targets": {name: _to_dict(found) for name, found in self.targets.items()},
-        }
+        from mixlab.fitting.serial import fit_to_dict
+
+        return fit_to_dict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Fit":
         """What `to_dict` wrote. Raises UnknownLaw, or InvalidTable where it isn't a fit."""
-        try:
-            return cls(
-                law=law(data["law"]),
-                domains=tuple(data["domains"]),
-                targets={name: _from_dict(name, one) for name, one in data["targets"].items()},
-                left_out_targets=dict(data["left_out_targets"]),
-                share_floor=data["share_floor"],
-                step_unit=data["step_unit"],
-                steps_seen=(data["steps_seen"][0], data["steps_seen"][1]),
-                tokens_per_step=data["tokens_per_step"],
-                shares_seen={name: (a, b) for name, (a, b) in data["shares_seen"].items()},
-            )
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InvalidTable(
-                f"This is not a saved fit ({type(error).__name__}: {error}); "
-                "write one with `mixlab fit TABLE --output fit.json`."
-            ) from error
+        from mixlab.fitting.serial import fit_from_dict
 
-
-def _to_dict(found: TargetFit) -> dict[str, Any]:
-    return {
-        "parameters": dict(found.parameters),
-        "source_form": dict(found.source_form),
-        "standard_errors": dict(found.standard_errors),
-        "interval95": {
-            name: None if interval is None else list(interval)
-            for name, interval in found.interval95.items()
-        },
-        "status": found.status.value,
-        "at_bound": list(found.at_bound),
-        "unidentified": list(found.unidentified),
-        "reason": found.reason,
-        "error_kind": found.error_kind,
-        "log_covariance": found.log_covariance and [list(row) for row in found.log_covariance],
-        "noise_percent": found.noise_percent,
-        "r2_log_loss": found.r2_log_loss,
-        "train_mre_percent": found.train_mre_percent,
-        "rows": found.rows,
-        "mixtures": found.mixtures,
-        "excluded_rows": found.excluded_rows,
-        "floored_rows": found.floored_rows,
-        "missing_rows": found.missing_rows,
-    }
-
-
-def _from_dict(target: str, data: Mapping[str, Any]) -> TargetFit:
-    values = dict(data)
-    values["interval95"] = {
-        name: None if interval is None else (interval[0], interval[1])
-        for name, interval in values["interval95"].items()
-    }
-    values["status"] = FitStatus(values["status"])
-    values["at_bound"] = tuple(values["at_bound"])
-    values["unidentified"] = tuple(values["unidentified"])
-    covariance = values["log_covariance"]
-    values["log_covariance"] = covariance and tuple(tuple(row) for row in covariance)
-    return TargetFit(target=target, **values)
+        return fit_from_dict(data)

@@ -1,6 +1,6 @@
 """One target's estimate: from the law's starts to the parameters that could as well be nothing.
 
-    minimise  sum rho((log predicted - log observed)^2) + pull * sum_shrunk ((z - centre) / spread)^2
+    minimise  sum rho((log predicted - log observed)^2) + pull * sum ((z - centre) / spread)^2
 
 Method: the batched search of search.py, from all of the law's starts at once. The robust
 loss's scale is 0.05 in log loss for the starts, then twice the noise that the median absolute
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mixlab.fitting.penalty import Choice, chosen, parts, strongest
+from mixlab.fitting.penalty import Choice, chosen, strongest
 from mixlab.fitting.problem import Problem
 from mixlab.fitting.search import LOOSE_TOLERANCE, TOLERANCE, Members, Robust, minimise
 from mixlab.laws.law import Mask

@@ -85,7 +85,9 @@ def chosen(
         Members.of(np.repeat(given.values, len(weights), axis=0), scale=float(given.scale[0])),
         weights=weights,
     )
-    path, values, errors = [], [], []
+    path: list[Choice] = []
+    values: list[Array] = []
+    errors: list[Array] = []
     for step in range(STEPS + MORE_STEPS):
         if step >= STEPS and not errors[-1].mean() < FALLS * errors[-2].mean():
             break
