@@ -23,8 +23,9 @@ from mixlab.mixture import Array
 
 FAILED = 1e12  # the objective where a covariance isn't positive definite
 FARTHEST = 6.0  # logs of hyperparameters stay this close to their centre
+NOISE_PARTS = np.exp(np.linspace(-5.0, 4.0, 37))[:, None]  # by which the noise may turn out other
 NOTHING = -7.0  # the log of what the rows can't tell
-EVALUATIONS = 40
+EVALUATIONS = 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def reduced(mixture: np.ndarray, parts: Array, values: Array, weights: Array) ->
     for rows in np.split(order, ends):
         block = np.column_stack([parts[rows], values[rows]]) * roots[rows, None]
         if len(rows) > 1:
-            block = np.linalg.qr(block, mode="r")
+            block = np.asarray(np.linalg.qr(block, mode="r"))
         size = min(parts.shape[1], len(block))
         leftover += float(np.sum(block[size:, -1] ** 2))
         count += len(rows) - size
@@ -194,6 +195,28 @@ def likeliest(rows: PseudoRows, coordinates: Array, start: Hyper) -> Hyper:
     logs = first.copy()
     logs[free] = found.x
     return Hyper.of(logs)
+
+
+def polished(rows: PseudoRows, coordinates: Array, found: Hyper) -> Hyper:
+    """The same lengths with the likeliest amplitudes and noise: one eigendecomposition tells."""
+    distances = Distances.between(coordinates, coordinates).at(rows.mixture, rows.mixture)
+    bare = covariance(rows, distances, replace(found, noise=0.0))
+    spectrum, vectors = np.linalg.eigh(bare)
+    squares = (vectors.T @ rows.seen) ** 2
+    noise = NOISE_PARTS * found.noise**2  # (candidate, 1), beside an amplitude as found
+    total = np.maximum(spectrum, 0.0) + noise
+    count = len(squares) + rows.leftover_rows
+    scale = (np.sum(squares / total, axis=1) + rows.leftover / noise[:, 0]) / count
+    cost = count * np.log(scale) + np.sum(np.log(total), axis=1)
+    cost += rows.leftover_rows * np.log(noise[:, 0])
+    best = int(np.argmin(cost))
+    factor = float(np.sqrt(scale[best]))
+    return replace(
+        found,
+        amplitude=factor * found.amplitude,
+        own=factor * found.own,
+        noise=factor * float(np.sqrt(noise[best, 0])),
+    )
 
 
 def _told(rows: PseudoRows) -> np.ndarray:

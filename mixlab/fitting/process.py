@@ -28,6 +28,7 @@ from mixlab.fitting.kernels import (
     likeliest,
     matern,
     overlaps,
+    polished,
     reduced,
     self_overlaps,
 )
@@ -36,11 +37,13 @@ from mixlab.laws import Inputs, Law
 from mixlab.mixture import Array
 
 LEAST_MIXTURES = 8  # below, nothing can be learnt from what they have in common
-MOST_SEARCHED = 192  # mixtures that hyperparameters are searched on; all count for the rest
+# Mixtures that hyperparameters are searched on; more only tell the noise's part. On RegMix's 512
+# runs the held-out error is 0.717% so, 0.763% without the noise's part, 0.708% searched on all.
+MOST_SEARCHED = 256
 STRAY = 2.0  # residual scales at which a row counts half
 ROUNDS = 2
 SMALLEST_SCALE = 1e-7
-STANDARD_ERRORS = 0.5  # by which held-out mixtures must gain
+STANDARD_ERRORS = 1.5  # by which held-out mixtures must gain: pure noise does in 1 of 20 tables
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,8 @@ def _searched(rows: PseudoRows, coordinates: Array, start: Hyper) -> Hyper:
     if count <= MOST_SEARCHED:
         return likeliest(rows, coordinates, start)
     chosen = np.unique(np.linspace(0, count - 1, MOST_SEARCHED).astype(int))
-    return likeliest(rows.take(chosen), coordinates[chosen], start)
+    found = likeliest(rows.take(chosen), coordinates[chosen], start)
+    return polished(rows, coordinates, found)
 
 
 def _gain(rows: PseudoRows, precision: Array) -> tuple[float, float]:
