@@ -1,120 +1,32 @@
 """From a fit to the mixture that it predicts to be best.
 
-    minimise  sum_i w_i L_i(r_i, step) / sum_i w_i   over mixtures that obey the constraints
+    minimise  objective(losses(r, step))   over mixtures r that obey the constraints
 
-exactly, for laws that at a fixed step are a power of the own share (`Law.power_law`).
-Limits: the law's own; the solution's notes say where it leaves the shares and steps seen.
+Exactly for laws that at a fixed step are a power of the own share under plain bounds
+(separable.py); to a certified gap for any convex law (interior.py); from several starts for other
+smooth laws (local.py); by samples for laws without slopes. Limits: the law's own; the solution's
+notes say where it leaves the shares and steps seen.
 """
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from math import fsum, isfinite
-from typing import Any, Literal
 
 import numpy as np
 
-from mixlab.errors import (
-    InfeasibleConstraints,
-    InvalidBudget,
-    InvalidMixture,
-    InvalidTable,
-    TooFewMixtures,
-)
 from mixlab.fitting import Fit, FitStatus
 from mixlab.laws import Mask
 from mixlab.mixture import Array, Mixture
-from mixlab.solvers.constraints import DEFAULT_LOWER, SLACK, Constraints
-from mixlab.solvers.separable import Split, split
+from mixlab.solvers import prices as pricing
+from mixlab.solvers.constraints import Constraints
+from mixlab.solvers.interior import Optimum, bound_below, interior
+from mixlab.solvers.local import search, slope_at
+from mixlab.solvers.objective import Objective
+from mixlab.solvers.power_laws import separable, solve_powers
+from mixlab.solvers.problem import Problem, View, problem
+from mixlab.solvers.program import Program
+from mixlab.solvers.region import Row, region
+from mixlab.solvers.repetition import Discounted
+from mixlab.solvers.sampling import best_of_samples
+from mixlab.solvers.solution import CERTIFIED, Solution, SolutionStatus
 
-Bound = Literal["lower", "upper", "epochs"]
-
-
-class SolutionStatus(StrEnum):
-    """What kind of optimum was found; it is always a global one."""
-
-    OPTIMAL = "optimal"
-    NOT_UNIQUE = "not_unique"  # other mixtures do as well: the loss is flat in some domains
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The weighted mean of predicted losses at a step, in the fit's step unit.
-
-    Weights are by target; without any, all targets weigh the same. A target not named
-    weighs 0.
-    """
-
-    step: float
-    weights: Mapping[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        if not isfinite(self.step) or self.step <= 0:
-            raise InvalidBudget(f"The objective's step must be above 0, not {self.step}.")
-        for target, weight in (self.weights or {}).items():
-            if not isfinite(weight) or weight < 0:
-                raise InvalidMixture(
-                    f"The weight of target {target!r} is {weight}; weights are finite and at "
-                    "least 0."
-                )
-        if self.weights is not None and fsum(self.weights.values()) <= 0:
-            raise InvalidMixture("The weights of all targets are 0; give one target some weight.")
-
-
-@dataclass(frozen=True)
-class ActiveConstraint:
-    """A bound that the solution touches, and what loosening it would gain.
-
-    The price is the fall of the objective in nats per unit of share, at the margin.
-    """
-
-    domain: str
-    bound: Bound
-    share: float
-    price_nats: float
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The mixture found, with what the fit predicts for it."""
-
-    mixture: Mixture
-    objective_nats: float
-    predicted_nats: Mapping[str, float]  # per target; not of targets whose domain has share 0
-    step: float
-    multiplier: float  # fall of the objective in nats per unit of share, same for free domains
-    active: tuple[ActiveConstraint, ...]
-    epochs: Mapping[str, float] | None  # per domain with a count of tokens; None without a budget
-    status: SolutionStatus
-    notes: tuple[str, ...]  # where the answer leaves the evidence
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form."""
-        return {
-            "mixture": dict(self.mixture.proportions),
-            "objective_nats": self.objective_nats,
-            "predicted_nats": dict(self.predicted_nats),
-            "step": self.step,
-            "multiplier": self.multiplier,
-            "active": [vars(found) for found in self.active],
-            "epochs": None if self.epochs is None else dict(self.epochs),
-            "status": self.status.value,
-            "notes": list(self.notes),
-        }
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Arrays over domains; a domain without a target has weight and coefficient 0."""
-
-    weights: Array  # sums to 1
-    coefficient: Array
-    exponent: Array
-    fitted: Mask  # whether the domain has a target
-
-    @property
-    def pull(self) -> Array:
-        return np.asarray(self.weights * self.coefficient * self.exponent)
+FLAT = 1e-7  # nats per squared share; half of it is what moving by a whole share would cost
 
 
 def solve(fit: Fit, objective: Objective, constraints: Constraints | None = None) -> Solution:
@@ -124,98 +36,154 @@ def solve(fit: Fit, objective: Objective, constraints: Constraints | None = None
     share is not known, and InvalidTable for targets or laws that can't be solved so.
     """
     constraints = constraints or Constraints()
-    problem = _problem(fit, objective)
-    low, high = constraints.bounds(fit.domains)
-    low = _off_zero(fit, problem, low, high)
-    found = split(problem.pull, problem.exponent, low, high)
-    mixture = Mixture.of(fit.domains, found.shares)
-    predicted = _predicted(fit, problem, found.shares)
-    weights = dict(zip(fit.domains, problem.weights, strict=True))
+    if separable(fit, objective, constraints):
+        return _by_powers(fit, objective, constraints)
+    return solve_problem(problem(fit, [objective], constraints))
+
+
+def solve_problem(found: Problem) -> Solution:
+    """The solution of a problem that is no plain sum of powers."""
+    if not found.smooth:
+        shares = best_of_samples(found)
+        return _solution(found, shares, None, None, SolutionStatus.SAMPLED)
+    if not found.convex:
+        shares = search(found)
+        slope = slope_at(found.program, shares)
+        return _solution(found, shares, slope, None, SolutionStatus.LOCAL)
+    optimum = interior(found.program, found.start)
+    shares = _snapped(found, optimum)
+    gap = max(0.0, found.program.value(shares) - bound_below(found.program, optimum.x))
+    status = SolutionStatus.OPTIMAL if gap <= CERTIFIED else SolutionStatus.INEXACT
+    if status is SolutionStatus.OPTIMAL and _flat(found.program, optimum):
+        status = SolutionStatus.NOT_UNIQUE
+    return _solution(found, shares, _balanced_slope(found.program, optimum), gap, status)
+
+
+def _balanced_slope(program: Program, optimum: Optimum) -> Array:
+    """The objective's slope by the shares, pieces weighed by their multipliers."""
+    point = program.at(optimum.x)
+    count = len(point.limits) - (program.region.reference is not None)
+    slope = point.slope + optimum.curved[:count] @ point.slopes[:count]
+    return np.asarray(slope[: program.size])
+
+
+def _snapped(found: Problem, optimum: Optimum) -> Array:
+    """Shares put on the bounds that they approach, what that takes spread over the others."""
+    region_, size = found.region, len(found.region.domains)
+    shares = optimum.x[:size].copy()
+    slack = region_.limits - region_.matrix @ shares
+    near = (optimum.sides[: len(slack)] > slack) & (slack < 1e-5)
+    near[list(found.start.equal)] = True
+    held = np.zeros(size, dtype=bool)
+    for index in np.flatnonzero(near):
+        row = region_.rows[index]
+        if row.bound in ("lower", "upper", "epochs"):
+            column = found.fit.domains.index(row.name)
+            shares[column], held[column] = row.value, True
+    if not held.all():
+        free = float(shares[~held].sum())
+        shares[~held] *= (1 - float(shares[held].sum())) / free
+    return shares
+
+
+def _flat(program: Program, optimum: Optimum) -> bool:
+    """Whether the objective stays the same along some way that stays in the region."""
+    point = program.at(optimum.x)
+    matrix, limits = program.sides()
+    slack = np.concatenate([limits - matrix @ optimum.x, -point.limits])
+    rows = np.vstack([matrix, point.slopes])
+    multipliers = np.concatenate([optimum.sides, optimum.curved])
+    total = np.zeros((1, rows.shape[1]))
+    total[0, : program.size] = 1.0
+    held = np.vstack([total, rows[(multipliers > slack) | (slack < 1e-10)]])
+    _, sizes, axes = np.linalg.svd(held)
+    free = axes[int((sizes > 1e-9 * sizes[0]).sum()) :, : program.size]
+    free = free[np.linalg.norm(free, axis=1) > 1e-6]
+    if not len(free):
+        return False
+    bend = program.bend(point, optimum.curved)
+    bends = np.linalg.eigvalsh(free @ bend @ free.T)
+    return bool(bends[0] < FLAT + 1e-10 * abs(bends[-1]))
+
+
+def _solution(
+    found: Problem, shares: Array, slope: Array | None, gap: float | None, status: SolutionStatus
+) -> Solution:
+    fit, objective, constraints = found.fit, found.objectives[0], found.constraints
+    surface = found.surfaces[0]
+    near = np.isfinite(found.region.kl_nats) and status is not SolutionStatus.SAMPLED
+    even = pricing.Balance(0.0, np.zeros(len(found.region.rows)), 0.0)
+    balance = even if slope is None else pricing.balance(found.region, shares, slope, near=near)
+    touched = pricing.active(found.region, shares, balance)
+    at_most = gap is not None
+    prices = pricing.statements(touched, constraints, at_most=at_most)
+    if isinstance(surface, Discounted) and slope is not None:
+        prices += pricing.of_repeats(
+            surface, shares, slope, constraints.budget_tokens or np.inf, at_most=at_most
+        )
+    mixture = Mixture.of(fit.domains, shares)
     return Solution(
         mixture=mixture,
-        objective_nats=fsum(weights[name] * loss for name, loss in predicted.items()),
-        predicted_nats=predicted,
+        objective_nats=found.program.value(shares),
+        predicted_nats=_predicted(surface, shares),
         step=objective.step,
-        multiplier=found.multiplier,
-        active=_active(fit, problem, found, constraints, low, high),
+        multiplier=balance.multiplier,
+        active=touched,
         epochs=_epochs(constraints, mixture),
-        status=SolutionStatus.OPTIMAL if found.unique else SolutionStatus.NOT_UNIQUE,
-        notes=_notes(fit, objective, problem, found.shares),
+        status=status,
+        notes=(*_notes(fit, objective, surface, shares), *_more_notes(found, status)),
+        gap_nats=gap,
+        prices=tuple(prices),
     )
 
 
-def _problem(fit: Fit, objective: Objective) -> _Problem:
-    power_law = fit.law.power_law
-    if power_law is None:
-        raise InvalidTable(f"The law {fit.law.name} is no power of the own share at a fixed step.")
-    weights = objective.weights or dict.fromkeys(fit.targets, 1.0)
-    total = fsum(weights.values())
-    size = len(fit.domains)
-    problem = _Problem(np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size, dtype=bool))
-    for target, weight in weights.items():
-        if "alpha" in fit.target(target).unidentified and weight > 0:
-            raise TooFewMixtures(
-                f"Target {target!r} can't be optimised: {fit.target(target).reason}. Observe "
-                "mixtures in which that share differs, or give the target no weight."
-            )
-    for target, found in fit.targets.items():
-        index = fit.domains.index(target)
-        problem.coefficient[index], problem.exponent[index] = power_law(
-            found.values, objective.step
-        )
-        problem.weights[index] = weights.get(target, 0.0) / total
-        problem.fitted[index] = True
-    return problem
+def _by_powers(fit: Fit, objective: Objective, constraints: Constraints) -> Solution:
+    surface, found, slope, low, high = solve_powers(fit, objective, constraints)
+    limits = region(constraints, fit.domains, low, high)
+    balance = _of_split(found.multiplier, slope, low, high, limits.rows, fit.domains)
+    touched = pricing.active(limits, found.shares, balance)
+    mixture = Mixture.of(fit.domains, found.shares)
+    predicted = _predicted(surface, found.shares)
+    weights = objective.weighted(surface.targets)
+    return Solution(
+        mixture=mixture,
+        objective_nats=float(sum(weight * predicted[name] for name, weight in weights.items())),
+        predicted_nats=predicted,
+        step=objective.step,
+        multiplier=found.multiplier,
+        active=touched,
+        epochs=_epochs(constraints, mixture),
+        status=SolutionStatus.OPTIMAL if found.unique else SolutionStatus.NOT_UNIQUE,
+        notes=_notes(fit, objective, surface, found.shares),
+        gap_nats=0.0,
+        prices=tuple(pricing.statements(touched, constraints)),
+    )
 
 
-def _off_zero(fit: Fit, problem: _Problem, low: Array, high: Array) -> Array:
-    """Lower bounds raised off 0 where the law diverges there."""
-    for index, name in enumerate(fit.domains):
-        if problem.pull[index] > 0 and high[index] <= 0:
-            raise InfeasibleConstraints(
-                f"The upper bound of {name!r} is 0, where its predicted loss is infinite; give "
-                "its target no weight, or allow it a share."
-            )
-    room = 1 - float(low.sum())
-    starved = [name for i, name in enumerate(fit.domains) if problem.pull[i] > 0 and low[i] <= 0]
-    if starved and room <= SLACK:
-        raise InfeasibleConstraints(
-            f"The lower bounds leave nothing for {', '.join(map(repr, starved))}, where the "
-            "predicted loss is infinite at a share of 0; lower them, or give no weight there."
-        )
-    diverges = problem.fitted & (problem.exponent > 0) & (low <= 0)
-    small = min(DEFAULT_LOWER, 0.1 * max(room, 0.0) / len(low))
-    return np.where(diverges, np.minimum(small, high), low)
+def _of_split(
+    multiplier: float, slope: Array, low: Array, high: Array, rows: tuple[Row, ...],
+    domains: tuple[str, ...],
+) -> pricing.Balance:  # fmt: skip
+    """Prices of the bounds from the one multiplier of the exact way."""
+    prices = []
+    for row in rows:
+        index = domains.index(row.name)
+        gain = multiplier + float(slope[index])
+        prices.append(max(0.0, gain if row.bound == "lower" else -gain))
+    return pricing.Balance(multiplier, np.array(prices), 0.0)
 
 
-def _predicted(fit: Fit, problem: _Problem, shares: Array) -> dict[str, float]:
-    predicted = {}
-    for name in fit.targets:
-        index = fit.domains.index(name)
-        share, exponent = float(shares[index]), float(problem.exponent[index])
-        if share > 0 or exponent == 0:
-            predicted[name] = float(problem.coefficient[index]) * share**-exponent
-    return predicted
-
-
-def _active(
-    fit: Fit, problem: _Problem, found: Split, constraints: Constraints, low: Array, high: Array
-) -> tuple[ActiveConstraint, ...]:
-    caps = constraints.caps(fit.domains)
-    active = []
-    for index, name in enumerate(fit.domains):
-        share = float(found.shares[index])
-        slope = 0.0
-        if problem.pull[index] > 0:
-            slope = float(problem.pull[index] * share ** -(1 + problem.exponent[index]))
-        if share <= low[index]:
-            price = max(0.0, found.multiplier - slope)
-            active.append(ActiveConstraint(name, "lower", share, price))
-        elif share >= high[index]:
-            bound: Bound = "epochs" if caps[index] <= constraints.upper.get(name, 1.0) else "upper"
-            price = max(0.0, slope - found.multiplier)
-            active.append(ActiveConstraint(name, bound, share, price))
-    return tuple(active)
+def _predicted(surface: View, shares: Array) -> dict[str, float]:
+    """Losses of all targets but those that are infinite for want of a share."""
+    plain = surface.surface if isinstance(surface, Discounted) else surface
+    fine: Mask = plain.defined_at_zero | np.array(
+        [part.own is None or shares[part.own] > 0 for part in plain.parts]
+    )
+    names = [name for name, one in zip(surface.targets, fine, strict=True) if one]
+    if not names:
+        return {}
+    losses = surface.only(names).losses(shares[None, :])[0]
+    return dict(zip(names, losses.tolist(), strict=True))
 
 
 def _epochs(constraints: Constraints, mixture: Mixture) -> dict[str, float] | None:
@@ -229,7 +197,7 @@ def _epochs(constraints: Constraints, mixture: Mixture) -> dict[str, float] | No
     }
 
 
-def _notes(fit: Fit, objective: Objective, problem: _Problem, shares: Array) -> tuple[str, ...]:
+def _notes(fit: Fit, objective: Objective, surface: View, shares: Array) -> tuple[str, ...]:
     notes = []
     first, last = fit.steps_seen
     if not first <= objective.step <= last:
@@ -237,9 +205,16 @@ def _notes(fit: Fit, objective: Objective, problem: _Problem, shares: Array) -> 
             f"the objective looks at {objective.step:g} {fit.step_unit}; observed were {first:g} "
             f"to {last:g}"
         )
+    sizes = fit.sizes_seen
+    if objective.params and sizes and not sizes[0] <= objective.params <= sizes[1]:
+        notes.append(
+            f"the objective looks at {objective.params:g} parameters; observed were "
+            f"{sizes[0]:g} to {sizes[1]:g}"
+        )
+    blind = _blind(surface)
     for index, name in enumerate(fit.domains):
         seen = fit.shares_seen.get(name)
-        if not problem.fitted[index]:
+        if blind[index]:
             notes.append(f"{name} has no target, so nothing is known of what its share does")
         elif seen and not seen[0] * (1 - 1e-9) <= shares[index] <= seen[1] * (1 + 1e-9):
             notes.append(
@@ -249,3 +224,32 @@ def _notes(fit: Fit, objective: Objective, problem: _Problem, shares: Array) -> 
         if name in fit.targets and fit.targets[name].status is not FitStatus.CONVERGED:
             notes.append(f"{name}'s fit is {fit.targets[name].status}: {fit.targets[name].reason}")
     return tuple(notes)
+
+
+def _blind(surface: View) -> Mask:
+    """Domains that no target looks at: none is named after them, and all see their own alone."""
+    plain = surface.surface if isinstance(surface, Discounted) else surface
+    if any(part.law.power_law is None for part in plain.parts):
+        return np.zeros(len(plain.domains), dtype=bool)
+    own = {part.own for part in plain.parts}
+    return np.array([index not in own for index in range(len(plain.domains))])
+
+
+def _more_notes(found: Problem, status: SolutionStatus) -> list[str]:
+    notes = []
+    if status is SolutionStatus.LOCAL:
+        notes.append(
+            "the law is not convex here, so the mixture is the best of several searches; a better "
+            "one may exist"
+        )
+    if status is SolutionStatus.SAMPLED:
+        notes.append(
+            "the law has no slopes, so the mixture is the mean of the best of many samples"
+        )
+    views = [block.surface for block in found.program.blocks]
+    if any(isinstance(one, Discounted) and not one.falls for one in views):
+        notes.append(
+            "some loss rises with a share, so what it says of shares that sum to less than 1, as "
+            "they do after the discount on repeats, is a guess"
+        )
+    return notes
