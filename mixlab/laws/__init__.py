@@ -8,6 +8,7 @@ from mixlab.laws.bimix_saturating import BIMIX_SATURATING
 from mixlab.laws.bimix_tilt import BIMIX_TILT
 from mixlab.laws.bimix_transfer import BIMIX_TRANSFER
 from mixlab.laws.bimix_transfer_floor import BIMIX_TRANSFER_FLOOR
+from mixlab.laws.bimix_transfer_sized import BIMIX_TRANSFER_SIZED
 from mixlab.laws.chinchilla import CHINCHILLA
 from mixlab.laws.data_constrained import DATA_CONSTRAINED
 from mixlab.laws.exponential import EXPONENTIAL
@@ -27,6 +28,7 @@ LAWS = {
         BIMIX_TILT,
         BIMIX_SATURATING,
         BIMIX_POOLS,
+        BIMIX_TRANSFER_SIZED,
         EXPONENTIAL,
         LOG_LINEAR,
         ADDITIVE,

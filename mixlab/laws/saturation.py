@@ -60,7 +60,10 @@ def split(values: Array, inputs: Inputs) -> Parts:
     hidden = values[..., domains : domains + 1]
     common = np.ones_like(hidden) if own is None else values[..., :1]
     powers = _powers(values[..., domains + 1 :], own)[..., None, :]
-    useful = worths * inputs.proportions**powers
+    # Exponentials of logarithms, since they take half the time of powers.
+    present = inputs.proportions > 0
+    logs = np.log(np.where(present, inputs.proportions, 1.0))
+    useful = worths * (present * np.exp(powers * logs))
     total = useful.sum(axis=-1) + common * hidden
     return Parts(total, useful, powers, worths, common, hidden)
 
@@ -80,7 +83,7 @@ def gradient(parts: Parts, inputs: Inputs) -> Array:
     own, useful = inputs.own, parts.useful
     rows = parts.total[..., None]
     hidden = np.broadcast_to(parts.common[..., None], rows.shape)
-    logs = np.log(np.maximum(inputs.proportions, 1e-300))  # times a power that is 0 at 0
+    logs = np.log(np.where(inputs.proportions > 0, inputs.proportions, 1.0))
     bent = useful * logs * (parts.powers * (1 - parts.powers))
     if own is None:
         columns = [useful, hidden, bent.sum(axis=-1, keepdims=True), bent]
@@ -105,3 +108,25 @@ def started(worths: Array, own: int | None) -> Array:
     still = np.zeros((starts, domains if own is None else domains - 1))
     hidden = np.full((starts, 1), np.exp(HIDDEN.centre))
     return np.concatenate([worths, hidden, curves, still], axis=1)
+
+
+def shared_parameters(domains: tuple[str, ...], own: int | None) -> tuple[Parameter, ...]:
+    """Of a pool in which all domains share one power and nothing is hidden."""
+    return (*transfer.parameters(domains, own), _curve("curve"))
+
+
+def expanded(values: Array, inputs: Inputs) -> Array:
+    """The parameters of `split` from those of such a pool, (..., parameter)."""
+    domains, own = inputs.proportions.shape[1], inputs.own
+    curve = values[..., domains : domains + 1]
+    none = np.zeros_like(curve)
+    curves = [curve] if own is None else [curve, curve]
+    still = np.repeat(none, domains if own is None else domains - 1, axis=-1)
+    return np.concatenate([values[..., :domains], none, *curves, still], axis=-1)
+
+
+def shared_gradient(parts: Parts, inputs: Inputs) -> Array:
+    """Derivatives of the amount by the parameters of such a pool, (..., row, parameter)."""
+    full, domains = gradient(parts, inputs), inputs.proportions.shape[1]
+    curves = full[..., domains + 1 : domains + (2 if inputs.own is None else 3)]
+    return np.concatenate([full[..., :domains], curves.sum(axis=-1, keepdims=True)], axis=-1)
