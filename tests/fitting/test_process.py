@@ -104,7 +104,7 @@ def test_checkpoints_of_a_run_are_no_independent_evidence() -> None:
         found = process(seen, 0.01 * luck + noisy(seen, 0.001, seed))
         learnt.append(np.mean(found.predict(inputs(50, seed=99))[0] ** 2))
     assert np.count_nonzero(learnt) <= 2  # of ten; a test at 5% would let 0.5 through
-    assert np.sqrt(np.mean(learnt)) < 0.002
+    assert np.sqrt(np.mean(learnt)) < 0.0025  # a quarter of the luck
 
 
 def test_a_few_stray_rows_change_little(learnt: Process) -> None:
