@@ -27,6 +27,7 @@ SMALLEST_SCALE = 1e-6  # noiseless losses would give 0
 # A parameter may be at its limit only if its logarithm is this uncertain, or hardly felt.
 VAGUE_LOG_ERROR = 0.3
 UNFELT = 1e-4
+FACTOR_LIKE = 0.3  # how uneven the effect of a parameter that sets the level may be
 NEAR_BOUND = 0.01  # in the logarithm; of the range where signed
 
 
@@ -69,6 +70,8 @@ def estimate(
     starts = np.array(problem.law.starts(problem.inputs, problem.losses), dtype=float)
     for name, value in held.items():
         starts[:, problem.names.index(name)] = value
+    if held:
+        starts = _levelled(problem, starts, free)
     given = Estimate(starts[0], free, (), np.inf, robust.scale or FIRST_SCALE, False, robust)
     shrinks = bool((problem.shrunk & free).any())
     if shrinks:
@@ -77,6 +80,24 @@ def estimate(
     if shrinks:
         found = _shrunk(problem, found, clusters)
     return _with_limits(problem, search(problem, found))
+
+
+def _levelled(problem: Problem, starts: Array, free: Mask) -> Array:
+    """Starts whose overall level fits again, after some of their parameters were held elsewhere.
+
+    By the parameter that comes nearest to a factor of the loss.
+    """
+    with np.errstate(all="ignore"):
+        residuals, jacobian = problem.residuals(starts), problem.jacobian(starts)
+    levelled = starts.copy()
+    for start, misses, slopes in zip(levelled, residuals, jacobian, strict=True):
+        uneven = np.where(free & ~problem.signed, slopes.std(axis=0), np.inf)
+        uneven = uneven / np.maximum(np.abs(slopes.mean(axis=0)), 1e-12)
+        factor = int(np.argmin(np.nan_to_num(uneven, nan=np.inf)))
+        shift = -float(np.median(misses)) / float(slopes[:, factor].mean())
+        if uneven[factor] < FACTOR_LIKE and np.isfinite(shift):
+            start[factor] *= np.exp(shift)
+    return levelled
 
 
 def _shrunk(problem: Problem, found: Estimate, clusters: np.ndarray) -> Estimate:
