@@ -68,7 +68,7 @@ def problem(
         check_identified(fit, one.targets)
     low, high = bounds(weighed, constraints, fit.domains)
     found = region(constraints, fit.domains, low, high)
-    start = _started(found)
+    start = started(found)
     weighed = [_convexity(one, found, start.shares, low) for one in weighed]
     blocks = [
         Block(_risky(one, objective), score(objective, fit_targets(fit)), scale)
@@ -199,7 +199,7 @@ class _Distance:
         return np.asarray(np.stack(slopes) * weights[0])
 
 
-def _started(found: Region) -> Inside:
+def started(found: Region) -> Inside:
     """A point inside, near enough to the reference. Raises where there is none."""
     start = inside(found)
     if found.reference is None or divergence(start.shares, found.reference) < found.kl_nats:
