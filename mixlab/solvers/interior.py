@@ -14,7 +14,6 @@ the linearised program, by HiGHS, is below the optimum, whatever the point.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import LinAlgError, solve
 
 from mixlab.mixture import Array
 from mixlab.solvers.linear import minimise
@@ -22,7 +21,9 @@ from mixlab.solvers.program import Point, Program
 from mixlab.solvers.region import Inside
 
 STEPS = 80
-HALVINGS = 6
+# Halvings of a step that aims far, and of one that only goes back to the middle.
+FEW, MANY = 2, 12
+SHORT = 0.3
 KEEP = 0.995  # of the way to the nearest side
 
 
@@ -53,6 +54,7 @@ class _State:
     slack: Array
     slopes: Array  # of all inequalities, (inequality, variable)
     excess: Array  # curved constraint + slack, 0 of linear ones; the search brings it to 0
+    step: float = 1.0  # by which it was reached
 
     @property
     def dual(self) -> Array:
@@ -135,7 +137,7 @@ def _step(program: Program, linear: _Linear, state: _State) -> _State | None:
     bend[count:, :count], bend[:count, count:] = linear.equal, linear.equal.T
     try:
         return _predicted_and_corrected(program, linear, state, bend)
-    except LinAlgError:
+    except np.linalg.LinAlgError:
         return None
 
 
@@ -149,9 +151,15 @@ def _predicted_and_corrected(
     product = float(towards.mean())
     left = float(np.mean((state.slack + reach * fall) * (state.multipliers + reach * change)))
     aim = product * min(1.0, max(left / product, 1e-3)) ** 3
-    for wanted, corrected in ((aim, fall * change), (max(aim, 0.1 * product), 0.0), (product, 0.0)):
+    tries = (
+        (aim, fall * change, FEW),
+        (max(aim, 0.2 * product), 0.0 * fall, FEW),
+        (0.8 * product, 0.0 * fall, MANY),
+    )
+    # After a short step, going for the optimum again would only lead to another.
+    for wanted, corrected, halvings in tries if state.step > SHORT else tries[-1:]:
         direction = _direction(bend, state, linear, wanted - towards - corrected)
-        moved = _along(program, linear, state, direction, wanted)
+        moved = _along(program, linear, state, direction, wanted, halvings)
         if moved is not None:
             return moved
     return None
@@ -164,7 +172,7 @@ def _direction(
     left = state.dual + state.prices @ linear.equal
     right = -left - ((wanted + state.multipliers * state.excess) / state.slack) @ state.slopes
     count = len(right)
-    found = solve(bend, np.append(right, np.zeros(len(linear.equal))), assume_a="sym")
+    found = np.linalg.solve(bend, np.append(right, np.zeros(len(linear.equal))))
     along = found[:count]
     fall = -state.excess - state.slopes @ along
     change = (wanted - state.multipliers * fall) / state.slack
@@ -183,13 +191,13 @@ def _farthest(values: Array, changes: Array) -> float:
 
 def _along(
     program: Program, linear: _Linear, state: _State,
-    direction: tuple[Array, Array, Array, Array], aim: float,
+    direction: tuple[Array, Array, Array, Array], aim: float, halvings: int,
 ) -> _State | None:  # fmt: skip
     """The farthest step along that leaves less of the conditions unmet."""
     along, change, prices, fall = direction
     step = min(1.0, KEEP * _reach(state, fall, change))
     unmet, count = _unmet(linear, state, aim), len(linear.limits)
-    for _ in range(HALVINGS):
+    for _ in range(1 + halvings):
         moved = _state(
             linear,
             program.at(state.point.x + step * along),
@@ -198,7 +206,7 @@ def _along(
             (state.slack + step * fall)[count:],
         )
         if moved.slack.min() > 0 and _unmet(linear, moved, aim) <= (1 - 0.01 * step) * unmet:
-            return moved
+            return replace(moved, step=step)
         step *= 0.5
     return None
 

@@ -98,7 +98,8 @@ def _flat(program: Program, optimum: Optimum) -> bool:
     held = np.vstack([total, rows[(multipliers > slack) | (slack < 1e-10)]])
     _, sizes, axes = np.linalg.svd(held)
     free = axes[int((sizes > 1e-9 * sizes[0]).sum()) :, : program.size]
-    free = free[np.linalg.norm(free, axis=1) > 1e-6]
+    _, sizes, axes = np.linalg.svd(free, full_matrices=False)
+    free = axes[sizes > 1e-6]
     if not len(free):
         return False
     bend = program.bend(point, optimum.curved)

@@ -172,15 +172,17 @@ def inside(found: Region) -> Inside:
     if found.boxed and left > THIN and room.min() > FIXED and room.sum() > left + THIN:
         return Inside(found.low + room * (left / float(room.sum())), ())
     width = _widths(found)
+    fixed = width <= FIXED
+    width[fixed] = 0.0
     shares = _roomiest(found, width, least=None)
     if shares is not None:
-        return Inside(shares, ())
+        return Inside(shares, tuple(np.flatnonzero(fixed).tolist()))
     # Where some rows leave no room: let each take up to a little, and see which can't.
     count, cap = len(found.rows), 1e-5
     answer = _extended(found, np.full(count, -1.0), np.diag(width), [(0, cap)] * count, slack=FIXED)
     if answer is None:
         raise InfeasibleConstraints(conflict(found))
-    equal = answer.point[len(found.domains) :] < 0.5 * cap
+    equal = fixed | (answer.point[len(found.domains) :] < 0.5 * cap)
     shares = _roomiest(found, np.where(equal, 0.0, width), least=0.0)
     if shares is None:
         shares = answer.point[: len(found.domains)]
