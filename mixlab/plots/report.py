@@ -1,13 +1,6 @@
-"""Every picture, drawn from a demo report (see `mixlab/report.py` for its shape).
+"""Pictures of a demo's report (see `mixlab/report.py` for its shape)."""
 
-Each function takes the report and gives a matplotlib figure; `as_svg` and
-`save` turn figures into files. Colours are Okabe and Ito's, which colour-blind
-readers can tell apart.
-"""
-
-import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mixlab.plots.style import GREY, INK, LAW_COLOUR, SOLVED_COLOUR, dress, figure
+
 Report = Mapping[str, Any]
 
 COLOURS = {
     "natural": "#7f7f7f",
     "uniform": "#56b4e9",
     "conditional_entropy": "#e69f00",
-    "solved": "#009e73",
+    "solved": SOLVED_COLOUR,
 }
 LABELS = {
     "natural": "natural",
@@ -29,18 +24,16 @@ LABELS = {
     "conditional_entropy": "conditional entropy",
     "solved": "solved",
 }
-LAW_COLOUR = "#d55e00"
-INK = "#333333"
 
 
 def overview(report: Report) -> Figure:
     """What was solved, how the law held over steps, and what the bigger run gained."""
-    figure = _figure(12.5, 4.1)
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1.0, 0.9))
+    drawing = figure(12.5, 4.1)
+    left, middle, right = drawing.subplots(1, 3, width_ratios=(1.25, 1.0, 0.9))
     draw_mixtures(left, report)
     draw_steps(middle, report)
     draw_gains(right, report)
-    return figure
+    return drawing
 
 
 def shares(report: Report) -> Figure:
@@ -48,13 +41,13 @@ def shares(report: Report) -> Figure:
     names = [domain["name"] for domain in report["domains"]]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = _figure(4.0 * columns, 2.9 * rows)
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    drawing = figure(4.0 * columns, 2.9 * rows)
+    axes = np.atleast_1d(drawing.subplots(rows, columns, squeeze=False)).ravel()
     for axis, name in zip(axes, names, strict=False):
         _draw_share(axis, report, name)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
-    figure.legend(
+    drawing.legend(
         handles=[
             Line2D([], [], color=INK, marker="o", ls="", ms=3.5, label="proxy runs, last step"),
             Line2D([], [], color=LAW_COLOUR, label="law, last step"),
@@ -63,20 +56,20 @@ def shares(report: Report) -> Figure:
         ],
         fontsize=9, frameon=False, ncols=4, loc="outside upper left",
     )  # fmt: skip
-    figure.supxlabel("share of training tokens (logarithmic)", fontsize=9, color=INK)
-    figure.supylabel("validation loss (nats per token)", fontsize=9, color=INK)
-    return figure
+    drawing.supxlabel("share of training tokens (logarithmic)", fontsize=9, color=INK)
+    drawing.supylabel("validation loss (nats per token)", fontsize=9, color=INK)
+    return drawing
 
 
 def predictions(report: Report) -> Figure:
     """Per domain, the loss that the law predicted for the longer run beside the measured one."""
     found = report["long_run"]["domains"]
-    figure = _figure(7.0, 0.9 + 0.42 * len(found))
-    axis = figure.subplots()
+    drawing = figure(7.0, 0.9 + 0.42 * len(found))
+    axis = drawing.subplots()
     rows = np.arange(len(found))
     predicted = np.array([entry["predicted_nats"] for entry in found.values()])
     measured = np.array([entry["measured_nats"] for entry in found.values()])
-    axis.hlines(rows, predicted, measured, color="#bbbbbb", lw=2, zorder=1)
+    axis.hlines(rows, predicted, measured, color=GREY, lw=2, zorder=1)
     axis.plot(predicted, rows, "o", color=LAW_COLOUR, ms=6, label="predicted", zorder=2)
     axis.plot(measured, rows, "o", color=COLOURS["solved"], ms=6, label="measured", zorder=3)
     for row, error in zip(rows, 100 * (predicted / measured - 1), strict=True):
@@ -88,9 +81,9 @@ def predictions(report: Report) -> Figure:
     axis.invert_yaxis()
     axis.margins(x=0.12)
     steps = f"{report['long_run']['steps']:,}"
-    _dress(axis, f"Longer run, {steps} steps", "validation loss (nats per token)", grid="x")
+    dress(axis, f"Longer run, {steps} steps", "validation loss (nats per token)", grid="x")
     axis.legend(fontsize=8, frameon=False, loc="best")
-    return figure
+    return drawing
 
 
 def draw_mixtures(axis: Axes, report: Report) -> None:
@@ -104,7 +97,7 @@ def draw_mixtures(axis: Axes, report: Report) -> None:
         axis.barh(offsets, values, height=0.92 * height, color=COLOURS[kind], label=LABELS[kind])
     axis.set_yticks(np.arange(len(names)), names, fontsize=8.5)
     axis.invert_yaxis()
-    _dress(axis, "Mixtures", "share of training tokens (%)", grid="x")
+    dress(axis, "Mixtures", "share of training tokens (%)", grid="x")
     axis.set_title("Mixtures", fontsize=10, color=INK, loc="left", fontweight="bold", pad=20)
     axis.legend(
         fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 0.985),
@@ -117,7 +110,7 @@ def draw_steps(axis: Axes, report: Report) -> None:
     domains = [domain["name"] for domain in report["domains"]]
     for row in report["observations"]:
         losses = [row["losses_nats"][name] for name in domains]
-        axis.plot(row["step"], np.mean(losses), ".", color="#bbbbbb", ms=4, zorder=1)
+        axis.plot(row["step"], np.mean(losses), ".", color=GREY, ms=4, zorder=1)
     long_run = report["long_run"]
     steps = np.geomspace(min(row["step"] for row in report["observations"]), long_run["steps"], 80)
     axis.plot(
@@ -138,13 +131,13 @@ def draw_steps(axis: Axes, report: Report) -> None:
         label="longer run, measured",
         zorder=3,
     )
-    axis.plot([], [], ".", color="#bbbbbb", label="proxy runs")
+    axis.plot([], [], ".", color=GREY, label="proxy runs")
     axis.set_xscale("log")
     seen = {row["step"] for row in report["observations"]}
     axis.set_xticks([min(seen), max(seen), long_run["steps"]])
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.minorticks_off()
-    _dress(axis, "Predicted before it ran", "step")
+    dress(axis, "Predicted before it ran", "step")
     axis.set_ylabel("mean loss (nats per token)", fontsize=9)
     axis.legend(fontsize=8, frameon=False)
 
@@ -168,7 +161,7 @@ def draw_gains(axis: Axes, report: Report) -> None:
     )
     axis.axhline(0, color=INK, lw=0.8)
     axis.set_xticks(places, [LABELS[kind] for kind in runs], fontsize=8.5)
-    _dress(axis, "Gain over the natural mixture", "")
+    dress(axis, "Gain over the natural mixture", "")
     axis.set_ylabel("nats per token (higher is better)", fontsize=9)
     axis.legend(fontsize=8, frameon=False, loc="upper left")
     axis.margins(y=0.25)
@@ -188,18 +181,6 @@ def law_curve(report: Report, domain: str, share: Any, step: Any) -> np.ndarray:
     )
 
 
-def as_svg(figure: Figure) -> str:
-    """The figure as an SVG element that can stand inside a page."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as the file's suffix says."""
-    figure.savefig(path, dpi=150)
-
-
 def _draw_share(axis: Axes, report: Report, name: str) -> None:
     last = max(row["step"] for row in report["observations"])
     rows = [row for row in report["observations"] if row["step"] == last]
@@ -216,20 +197,4 @@ def _draw_share(axis: Axes, report: Report, name: str) -> None:
     axis.minorticks_off()
     error = report["fit"]["domains"][name]["heldout_mre_percent"]
     known = "" if error is None else f"  (held-out error {error:.1f}%)"
-    _dress(axis, name + known, "")
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _dress(axis: Axes, title: str, xlabel: str, *, grid: str = "y") -> None:
-    axis.set_title(title, fontsize=10, color=INK, loc="left", fontweight="bold")
-    axis.set_xlabel(xlabel, fontsize=9, color=INK)
-    axis.tick_params(labelsize=8.5, colors=INK, length=3)
-    axis.grid(visible=True, axis="x" if grid == "x" else "y", color="#e6e6e6", lw=0.7)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color("#999999")
+    dress(axis, name + known, "")

@@ -1,0 +1,31 @@
+"""Every picture, in one look: of a demo's report, of fits, of mixtures, of evidence."""
+
+from mixlab.plots.evidence import coverage, predicted_against_measured, regret_against_runs
+from mixlab.plots.laws import (
+    heatmap,
+    loss_against_share,
+    loss_against_tokens,
+    transfer,
+    transfer_percent,
+)
+from mixlab.plots.report import overview, predictions, shares
+from mixlab.plots.simplex import mixtures, ternary
+from mixlab.plots.style import as_svg, save
+
+__all__ = [
+    "as_svg",
+    "coverage",
+    "heatmap",
+    "loss_against_share",
+    "loss_against_tokens",
+    "mixtures",
+    "overview",
+    "predicted_against_measured",
+    "predictions",
+    "regret_against_runs",
+    "save",
+    "shares",
+    "ternary",
+    "transfer",
+    "transfer_percent",
+]
