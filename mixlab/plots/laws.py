@@ -165,8 +165,8 @@ def _draw_fan(axis: Axes, steps: Array, losses: Array, widths: Array) -> None:
     for level in (0.95, 0.5):
         half = widths * norm.ppf(0.5 + level / 2) / norm.ppf(0.975)
         axis.fill_between(
-            steps, losses * np.exp(-half), losses * np.exp(half), color=LAW_COLOUR, alpha=0.16, lw=0,
-            zorder=2,
+            steps, losses * np.exp(-half), losses * np.exp(half),
+            color=LAW_COLOUR, alpha=0.16, lw=0, zorder=2,
         )  # fmt: skip
     axis.plot(steps, losses, color=LAW_COLOUR, lw=1.4, zorder=3)
     axis.set_xscale("log")
