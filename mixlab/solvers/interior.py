@@ -20,7 +20,7 @@ from mixlab.solvers.linear import minimise
 from mixlab.solvers.program import Point, Program
 from mixlab.solvers.region import Inside
 
-STEPS = 80
+STEPS = 40
 # Halvings of a step that aims far, and of one that only goes back to the middle.
 FEW, MANY = 2, 12
 SHORT = 0.3
@@ -98,7 +98,7 @@ def _linear(program: Program, start: Inside) -> tuple[_Linear, Array]:
 
 
 def _state(linear: _Linear, point: Point, multipliers: Array, prices: Array, room: Array) -> _State:
-    """A state whose curved constraints have the slack `room`, or what they really have if more."""
+    """A state whose curved constraints have the slack that they have, or `room` if that is more."""
     room = np.maximum(room, -point.limits)
     slack = np.concatenate([linear.limits - linear.matrix @ point.x, room])
     excess = np.concatenate([np.zeros(len(linear.limits)), point.limits + room])
@@ -203,7 +203,8 @@ def _along(
             program.at(state.point.x + step * along),
             state.multipliers + step * change,
             state.prices + step * prices,
-            (state.slack + step * fall)[count:],
+            # What curvature takes of the slack is taken from it, as long as some is left.
+            0.5 * (state.slack + step * fall)[count:],
         )
         if moved.slack.min() > 0 and _unmet(linear, moved, aim) <= (1 - 0.01 * step) * unmet:
             return replace(moved, step=step)
