@@ -1,15 +1,16 @@
 """One target's estimate with its errors, its status and its held-out errors as one value."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
 from mixlab.fitting.answer import FitStatus, TargetFit
 from mixlab.fitting.bootstrap import replicates as bootstrapped
 from mixlab.fitting.heldout import left_out
-from mixlab.fitting.intervals import HeldOut, Residual, calibrated, log_variances
+from mixlab.fitting.intervals import Residual, calibrated, log_variances
 from mixlab.fitting.least_squares import SMALLEST_SCALE, Estimate, estimate, noise
 from mixlab.fitting.problem import Problem
 from mixlab.fitting.profile import profiled
@@ -73,30 +74,30 @@ def described(
         train_mre_percent=100 * float(np.mean(np.abs(np.expm1(misses)))),
         rows=len(misses),
         mixtures=len(np.unique(clusters)),
-        excluded_rows=counts.excluded_rows,
-        floored_rows=counts.floored_rows,
-        missing_rows=counts.missing_rows,
+        **asdict(counts),
         strength=None if found.choice is None else found.choice.strength,
-        heldout=_calibrated(problem, found, clusters, residual, covariance) if heldout else None,
+        **(_heldout(problem, found, clusters, residual, covariance) if heldout else {}),
         residual=residual,
         replicates=bootstrapped(problem, found, clusters, replicates) if replicates else None,
     )  # fmt: skip
 
 
-def _calibrated(
+def _heldout(
     problem: Problem, found: Estimate, clusters: np.ndarray, residual: Residual | None,
     covariance: Array | None,
-) -> HeldOut | None:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of a TargetFit that tell of rows whose mixtures were left out."""
     missed = left_out(problem, found, clusters, residual)
     if missed is None:
-        return None
+        return {}
     variances = missed.residual_variances
     if covariance is not None:
         variances = variances + log_variances(problem.jacobian(found.values), covariance)
-    return calibrated(
+    known = calibrated(
         missed.errors, variances, clusters, folds=missed.folds, noise=noise(problem, found),
         per_size=missed.per_size, per_step=missed.per_step,
     )  # fmt: skip
+    return {"heldout": known, "heldout_errors": missed.errors, "heldout_mixtures": clusters}
 
 
 def _untold(problem: Problem) -> dict[str, str]:

@@ -1,0 +1,320 @@
+"""Choosing a law for every target: by held-out error, and the simplest that is as good.
+
+    error of a law = mean over mixtures of the mean |predicted - observed| / observed of its rows,
+                     each predicted by a fit that had not seen the mixture
+
+Rule: among the laws whose error is within one standard error of the best one's, the one with the
+fewest parameters (Breiman et al. 1984, section 3.4.3). The standard error is that of the paired
+difference, mixture by mixture, so that mixtures which every law finds hard don't blur it. Nor is a
+law preferred for differences below what seeds of one mixture make. Stacks of laws are not tried:
+means of several laws' predictions lost to the best one on RegMix's and Apple's tables.
+
+Laws that see model sizes compete where the table has several, the others where it has one. So
+that many checkpoints cost little, laws compete on at most four steps of each mixture and size; the
+chosen one is fitted to all rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from mixlab.diagnostics import seed_noise
+from mixlab.errors import InvalidInput, InvalidLoss, TooFewMixtures
+from mixlab.fitting import Fit, TargetFit, fit
+from mixlab.fitting.search import Robust
+from mixlab.laws import LAWS, Law, law
+from mixlab.mixture import Array
+from mixlab.runs import Observations
+
+MOST_STEPS = 4  # of each mixture and size, that laws compete on
+STANDARD_ERRORS = 1.0
+# The mean size of a normal deviate with a standard deviation of 1.
+MEAN_DEVIATE = (2 / np.pi) ** 0.5
+
+
+@dataclass(frozen=True)
+class Score:
+    """A law's held-out error on one target."""
+
+    mre_percent: float
+    standard_error_percent: float  # over mixtures
+    parameters: int
+
+
+@dataclass(frozen=True)
+class TargetChoice:
+    """The law of one target, and why."""
+
+    target: str
+    law: str
+    reason: str
+    scores: Mapping[str, Score]
+    left_out: Mapping[str, str]  # law to why it did not compete
+    mixtures: int
+    seed_noise_percent: float | None  # None where no mixture was run twice
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A law for every target that has one."""
+
+    targets: Mapping[str, TargetChoice]
+    left_out_targets: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return asdict(self)
+
+
+def choose(
+    observations: Observations,
+    laws: Sequence[str] | None = None,
+    *,
+    share_floor: float | None = None,
+) -> Choice:
+    """The law of each target by held-out error, among those named or all that suit the table.
+
+    Raises UnknownLaw, InvalidLoss, and TooFewMixtures where no law can be fitted to any target.
+    """
+    named = [law(name) for name in laws] if laws else None
+    seen = _in_one_unit(observations, named)
+    suited, left_out = _suited(seen, named)
+    rows = _thinned(seen)
+    noise = seed_noise(seen)
+    targets: dict[str, TargetChoice] = {}
+    lost: dict[str, str] = {}
+    for name in seen.targets:
+        errors, why = _compete(suited, _alone(rows, [name]), share_floor)
+        why = {**left_out, **why}
+        if not errors:
+            lost[name] = "; ".join(f"{one}: {reason}" for one, reason in why.items())
+            continue
+        targets[name] = _chosen(name, errors, why, _percent(noise.get(name), seen, name))
+    if not targets:
+        raise TooFewMixtures(f"No law can be fitted. {next(iter(lost.values()))}.")
+    return Choice(targets, lost)
+
+
+def fit_auto(
+    observations: Observations,
+    laws: Sequence[str] | None = None,
+    *,
+    share_floor: float | None = None,
+    profiles: bool = True,
+    replicates: int = 0,
+    robust: Robust | None = None,
+) -> Fit:
+    """Every target fitted by the law that `choose` gives it; the notes say why.
+
+    Raises what `choose` and `fit` raise.
+    """
+    choice = choose(observations, laws, share_floor=share_floor)
+    named = {one.law for one in choice.targets.values()}
+    seen = _in_one_unit(observations, [LAWS[name] for name in named])
+    fits = [
+        fit(
+            LAWS[name],
+            _alone(seen, [key for key, one in choice.targets.items() if one.law == name]),
+            share_floor=share_floor, profiles=profiles, replicates=replicates, robust=robust,
+        )
+        for name in sorted(named)
+    ]  # fmt: skip
+    found = {name: target for one in fits for name, target in one.targets.items()}
+    reasons = [f"{name}: {one.reason}" for name, one in choice.targets.items()]
+    return replace(
+        fits[0],
+        law_name="auto",
+        targets={name: found[name] for name in choice.targets},
+        left_out_targets=dict(choice.left_out_targets),
+        notes=tuple(dict.fromkeys([note for one in fits for note in one.notes] + reasons)),
+    )
+
+
+def _in_one_unit(observations: Observations, named: Sequence[Law] | None) -> Observations:
+    """With tokens as the step variable where laws over model sizes compete, or are named."""
+    per_token = _several_sizes(observations) if named is None else any(
+        one.per_token for one in named
+    )  # fmt: skip
+    return observations.in_tokens() if per_token else observations
+
+
+def _several_sizes(observations: Observations) -> bool:
+    sizes = observations.params
+    return bool(np.all(np.isfinite(sizes)) and len(np.unique(sizes)) > 1)
+
+
+def _suited(
+    observations: Observations, named: Sequence[Law] | None
+) -> tuple[list[Law], dict[str, str]]:
+    """Laws that can compete on the table, and why the others can't."""
+    suited, left_out = [], {}
+    for one in named or LAWS.values():
+        reason = _lacking(one, observations)
+        if reason is None and named is None:
+            reason = _unfit(one, observations)
+        if reason is None:
+            suited.append(one)
+        else:
+            left_out[one.name] = reason
+    return suited, left_out
+
+
+def _lacking(one: Law, observations: Observations) -> str | None:
+    """What the law needs and the table has not, in words."""
+    if one.needs_params and not np.all(observations.params > 0):
+        return "needs the models' sizes, a column 'params' without gaps"
+    if one.needs_unique_tokens and not np.all(observations.unique_tokens > 0):
+        return "needs the tokens before repeats, a column 'unique_tokens' without gaps"
+    if one.needs_mixture and not observations.domains:
+        return "needs mixtures, and the table names no domain"
+    if one.residual == "trees" and find_spec("lightgbm") is None:
+        return "needs the package lightgbm: pip install 'mixlab[trees]'"
+    return None
+
+
+def _unfit(one: Law, observations: Observations) -> str | None:
+    """Why a law that could be fitted is not tried unless it is named."""
+    sizes = len(np.unique(observations.params)) if _several_sizes(observations) else 1
+    if one.needs_params and sizes == 1:
+        return "sees model sizes, and the table has one"
+    if not one.needs_params and sizes > 1:
+        return f"sees no model size, and the table has {sizes}"
+    mixtures = len(np.unique(observations.mixture_index())) if observations.domains else 1
+    if not one.needs_mixture and mixtures > 1:
+        return f"sees no mixture, and the table has {mixtures}"
+    if one.residual == "trees":
+        return "tried only where it is named: slow, and needs hundreds of runs"
+    return None
+
+
+def _thinned(observations: Observations) -> Observations:
+    """At most so many steps of each mixture and size, the first and the last among them."""
+    sizes = np.nan_to_num(observations.params)
+    kept = np.zeros(len(observations), dtype=bool)
+    groups = np.unique(np.column_stack([observations.mixture_index(), sizes]), axis=0,
+                       return_inverse=True)[1].reshape(-1)  # fmt: skip
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        steps = np.unique(observations.steps[rows])
+        places = np.linspace(0, len(steps) - 1, min(MOST_STEPS, len(steps)))
+        kept[rows] = np.isin(observations.steps[rows], steps[places.round().astype(int)])
+    return observations.take(kept)
+
+
+def _alone(observations: Observations, targets: Sequence[str]) -> Observations:
+    columns = [observations.targets.index(name) for name in targets]
+    losses = observations.losses_nats[:, columns]
+    return replace(observations, targets=tuple(targets), losses_nats=losses)
+
+
+def _compete(
+    suited: Sequence[Law], rows: Observations, share_floor: float | None
+) -> tuple[dict[str, tuple[Array, int]], dict[str, str]]:
+    """Per law its error on each mixture, (mixture,), and its number of parameters.
+
+    And why laws are not among them.
+    """
+    fits: dict[str, TargetFit] = {}
+    why: dict[str, str] = {}
+    for one in suited:
+        try:
+            fitted = fit(one, rows, share_floor=share_floor, profiles=False)
+        except InvalidLoss:
+            raise
+        except InvalidInput as error:
+            why[one.name] = str(error)
+            continue
+        fits[one.name] = next(iter(fitted.targets.values()))
+    fewest = min((found.excluded_rows for found in fits.values()), default=0)
+    errors = {}
+    for name, found in fits.items():
+        if found.excluded_rows > fewest:
+            why[name] = f"undefined on {found.excluded_rows} rows with a share of 0"
+        elif found.heldout_errors is None or not np.all(np.isfinite(found.heldout_errors)):
+            why[name] = "can't be fitted without some of the mixtures"
+        else:
+            errors[name] = (_by_mixture(found), _parameters(found))
+    return errors, why
+
+
+def _by_mixture(found: TargetFit) -> Array:
+    """Mean relative error of each mixture, (mixture,), in the order of their numbers."""
+    assert found.heldout_errors is not None
+    assert found.heldout_mixtures is not None
+    misses = np.abs(np.expm1(found.heldout_errors))
+    number = np.unique(found.heldout_mixtures, return_inverse=True)[1].reshape(-1)
+    return np.asarray(np.bincount(number, weights=misses) / np.bincount(number))
+
+
+def _parameters(found: TargetFit) -> int:
+    """Parameters of the formula; what is fitted to its residuals counts as many again."""
+    return len(found.parameters) * (1 if found.law.residual is None else 2)
+
+
+def _percent(noise: float | None, observations: Observations, target: str) -> float | None:
+    """Seed noise as a part of the median loss."""
+    if noise is None:
+        return None
+    losses = observations.losses_nats[:, observations.targets.index(target)]
+    return 100 * noise / float(np.nanmedian(losses))
+
+
+def _chosen(
+    target: str, errors: Mapping[str, tuple[Array, int]], why: Mapping[str, str],
+    noise: float | None,
+) -> TargetChoice:  # fmt: skip
+    """The simplest law whose error is not clearly above the best one's."""
+    misses = {name: found for name, (found, _) in errors.items()}
+    best = min(misses, key=lambda name: float(np.mean(misses[name])))
+    simple = sorted(errors, key=lambda name: (errors[name][1], float(np.mean(misses[name]))))
+    law_name = next(name for name in simple if _as_good(misses[name], misses[best], noise))
+    return TargetChoice(
+        target=target,
+        law=law_name,
+        reason=_reason(law_name, best, simple, misses, noise),
+        scores={
+            name: Score(100 * float(np.mean(found)), 100 * _error(found), count)
+            for name, (found, count) in errors.items()
+        },
+        left_out=why,
+        mixtures=len(misses[best]),
+        seed_noise_percent=noise,
+    )
+
+
+def _as_good(one: Array, best: Array, noise: float | None) -> bool:
+    """Whether a law's misses are within one standard error of the best's, or below the noise."""
+    if noise is not None and 100 * float(np.mean(one)) <= MEAN_DEVIATE * noise:
+        return True
+    return float(np.mean(one - best)) <= STANDARD_ERRORS * _error(one - best)
+
+
+def _error(values: Array) -> float:
+    """Standard error of a mean over mixtures."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _reason(
+    chosen: str, best: str, simple: Sequence[str], misses: Mapping[str, Array],
+    noise: float | None,
+) -> str:  # fmt: skip
+    """The choice in words: against the best law if it was not that, else the simplest other."""
+    text = f"{chosen}: held-out {_shown(misses[chosen])}"
+    other = best if best != chosen else next((name for name in simple if name != chosen), None)
+    if other is not None:
+        difference = misses[other] - misses[chosen]
+        text += (
+            f" against {_shown(misses[other])} of {other}, difference "
+            f"{100 * abs(float(np.mean(difference))):.2f} +- {100 * _error(difference):.2f} over "
+            f"{len(difference)} mixtures"
+        )
+    if best != chosen:
+        text += ", not clearly better, so the law with fewer parameters"
+    return text if noise is None else f"{text}; seeds differ by {noise:.2g}%"
+
+
+def _shown(misses: Array) -> str:
+    return f"{100 * float(np.mean(misses)):.2f}%"
