@@ -4,6 +4,8 @@ from mixlab.solvers.constraints import DEFAULT_LOWER, DEFAULT_MAX_EPOCHS, Constr
 from mixlab.solvers.limits import Group, Linear, Near
 from mixlab.solvers.mixing import solve
 from mixlab.solvers.objective import Objective
+from mixlab.solvers.pareto import ParetoPoint, pareto
+from mixlab.solvers.regret import Difference, Regret, difference, regret
 from mixlab.solvers.repetition import Repetition
 from mixlab.solvers.solution import ActiveConstraint, Price, Solution, SolutionStatus
 
@@ -12,13 +14,19 @@ __all__ = [
     "DEFAULT_MAX_EPOCHS",
     "ActiveConstraint",
     "Constraints",
+    "Difference",
     "Group",
     "Linear",
     "Near",
     "Objective",
+    "ParetoPoint",
     "Price",
+    "Regret",
     "Repetition",
     "Solution",
     "SolutionStatus",
+    "difference",
+    "pareto",
+    "regret",
     "solve",
 ]

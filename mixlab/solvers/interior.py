@@ -31,10 +31,15 @@ KEEP = 0.995  # of the way to the nearest side
 class Optimum:
     """Where the search ended, with the multipliers of linear and curved constraints."""
 
-    x: Array
+    point: Point
     sides: Array  # (linear constraint,)
     curved: Array  # (curved constraint,)
     steps: int
+
+    @property
+    def x(self) -> Array:
+        """Shares, then extras."""
+        return self.point.x
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def interior(program: Program, start: Inside, *, tolerance: float = 1e-9) -> Opt
     sides = np.zeros(len(program.sides()[1]))
     count = len(linear.limits)
     sides[kept] = state.multipliers[:count]
-    return Optimum(state.point.x, sides, state.multipliers[count:], steps)
+    return Optimum(state.point, sides, state.multipliers[count:], steps)
 
 
 def _linear(program: Program, start: Inside) -> tuple[_Linear, Array]:
@@ -172,10 +177,10 @@ def _direction(
     left = state.dual + state.prices @ linear.equal
     right = -left - ((wanted + state.multipliers * state.excess) / state.slack) @ state.slopes
     count = len(right)
-    found = np.linalg.solve(bend, np.append(right, np.zeros(len(linear.equal))))
+    found: Array = np.linalg.solve(bend, np.append(right, np.zeros(len(linear.equal))))
     along = found[:count]
-    fall = -state.excess - state.slopes @ along
-    change = (wanted - state.multipliers * fall) / state.slack
+    fall = np.asarray(-state.excess - state.slopes @ along)
+    change = np.asarray((wanted - state.multipliers * fall) / state.slack)
     return along, change, found[count:], fall
 
 
@@ -218,9 +223,9 @@ def _unmet(linear: _Linear, state: _State, aim: float) -> float:
     return float(np.linalg.norm(np.concatenate([left, centring, state.excess])))
 
 
-def bound_below(program: Program, x: Array) -> float:
+def bound_below(program: Program, point: Point) -> float:
     """A number that the objective of no mixture in the region lies under, where convex."""
-    point, cost = program.at(x), program.cost(x)
+    x, cost = point.x, program.cost(point.x)
     if not len(point.limits):
         slope = point.slope[: program.size]
         return cost - float(slope @ x[: program.size]) + program.region.least(slope)[0]

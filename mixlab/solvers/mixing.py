@@ -67,7 +67,7 @@ def _certified(found: Problem) -> tuple[Optimum, Array, float]:
     for _ in range(RESTARTS):
         optimum = interior(program, start)
         shares = _snapped(found, optimum)
-        least = max(least, bound_below(program, optimum.x))
+        least = max(least, bound_below(program, optimum.point))
         gap = max(0.0, program.value(shares) - least)
         if best is None or gap < best[2]:
             best = (optimum, shares, gap)
@@ -81,7 +81,7 @@ def _certified(found: Problem) -> tuple[Optimum, Array, float]:
 
 def _balanced_slope(program: Program, optimum: Optimum) -> Array:
     """The objective's slope by the shares, pieces weighed by their multipliers."""
-    point = program.at(optimum.x)
+    point = optimum.point
     count = len(point.limits) - (program.region.reference is not None)
     slope = point.slope + optimum.curved[:count] @ point.slopes[:count]
     return np.asarray(slope[: program.size])
@@ -108,7 +108,7 @@ def _snapped(found: Problem, optimum: Optimum) -> Array:
 
 def _flat(program: Program, optimum: Optimum) -> bool:
     """Whether the objective stays the same along some way that stays in the region."""
-    point = program.at(optimum.x)
+    point = optimum.point
     matrix, limits = program.sides()
     slack = np.concatenate([limits - matrix @ optimum.x, -point.limits])
     rows = np.vstack([matrix, point.slopes])

@@ -1,5 +1,6 @@
 """The exact way for laws that at a fixed step are a power of the own share, under plain bounds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +44,7 @@ def separable(fit: Fit, objective: Objective, constraints: Constraints) -> bool:
     )
 
 
-def powers(seen: Surface, weights: dict[str, float]) -> Powers:
+def powers(seen: Surface, weights: Mapping[str, float]) -> Powers:
     """Coefficients and exponents of a surface of power laws."""
     size = len(seen.domains)
     found = Powers(np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size, dtype=bool))
