@@ -1,0 +1,238 @@
+"""The next runs: those whose losses would tell most about where the optimum is.
+
+Equally likely versions of the fit (draws.py) each have their own best mixture, a contender. What
+matters is not how well losses are known, but the gaps between the objective at the contenders and
+at the solution: they decide what a wrong choice costs. For draws b and gaps
+
+    G_bc = objective_b(contender c) - objective_b(solution),   Y_bt = log loss of target t in a run,
+
+a run with the noise sd_t is foreseen to cut the summed variance of the gaps by
+
+    sum_c  Cov(G_c, Y)  (Cov(Y, Y) + diag sd^2)^-1  Cov(Y, G_c)
+
+(Bayesian A-optimal design for the contrasts, Chaloner & Verdinelli 1995; over an ensemble as in
+Whitaker & Hamill 2002). Runs are taken greedily: after each, the ensemble is conditioned on it.
+
+Expected regret: mean over b of objective_b(solution) - min_c objective_b(c).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mixlab.design.draws import misfit, with_draws
+from mixlab.design.filling import labelled, shares_of
+from mixlab.design.points import DISTINCT, distances, even, nearby, nearest
+from mixlab.errors import InvalidMixture, InvalidTable, TooFewMixtures
+from mixlab.fitting import Fit
+from mixlab.mixture import Array, Mixture
+from mixlab.runs import Observations
+from mixlab.solvers.constraints import Constraints
+from mixlab.solvers.mixing import solve
+from mixlab.solvers.objective import Objective, Score, score
+from mixlab.solvers.problem import Problem, View, problem, view
+
+DRAWS = 64
+CANDIDATES = 512
+# How near to the best so far contenders are sought, in turn.
+REFINEMENTS = (0.3, 0.1, 0.03)
+
+
+@dataclass(frozen=True)
+class NextRuns:
+    """Mixtures to run next, and what they are expected to bring."""
+
+    mixtures: dict[str, Mixture]  # "next-01", ..., the most telling first
+    solution: Mixture  # what the fit would choose now
+    expected_regret_nats: float  # of that choice
+    expected_regret_after_nats: float  # after these runs, were their losses as predicted
+    step: float  # of the runs, in the fit's step unit
+    params: float | None  # of the runs' model, where the law sees it
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "mixtures": {name: dict(one.proportions) for name, one in self.mixtures.items()},
+            "solution": dict(self.solution.proportions),
+            "expected_regret_nats": self.expected_regret_nats,
+            "expected_regret_after_nats": self.expected_regret_after_nats,
+            "step": self.step,
+            "params": self.params,
+        }
+
+
+@dataclass(frozen=True)
+class _Ensemble:
+    """Losses of all draws: of the final run by the objective, of a proxy run by target."""
+
+    final: View
+    proxy: View
+    score: Score
+    noise: Array  # (target,), of log loss
+
+    def objective(self, shares: Array) -> Array:
+        """(draw, row)."""
+        return self.score.each(self.final.losses(shares))
+
+    def log_losses(self, shares: Array) -> Array:
+        """Of a proxy run, (draw, row, target)."""
+        return np.asarray(np.log(self.proxy.losses(shares)))
+
+
+def next_runs(
+    fit: Fit,
+    observations: Observations,
+    objective: Objective,
+    constraints: Constraints | None = None,
+    *,
+    count: int,
+    candidates: Sequence[Mixture] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> NextRuns:
+    """The next `count` mixtures to run; see the module. `observations` are those fitted.
+
+    The runs are taken to be as long as the longest observed run of the smallest size. Without
+    `candidates` every mixture under the constraints may be chosen. Raises as `solve` does,
+    TooFewMixtures for a count below 1 or too few candidates, and InvalidTable for
+    observations of another fit.
+    """
+    if count < 1:
+        raise TooFewMixtures(f"The next runs must be at least 1, not {count}.")
+    if draws < 8:
+        raise TooFewMixtures(f"Uncertainty needs at least 8 draws, not {draws}.")
+    constraints = constraints or Constraints()
+    solution = solve(fit, objective, constraints).mixture
+    best = solution.shares(fit.domains)[None, :]
+    drawn = with_draws(fit, observations, draws, seed)
+    found = problem(fit, [replace(objective, risk=None)], constraints)
+    step, params = _proxy(fit, observations)
+    ensemble = _ensemble(drawn, objective, constraints, step, params)
+    free = _free(found, best, seed)
+    contenders = _contenders(ensemble, np.concatenate([best, free]), seed)
+    offered = _offered(candidates, fit.domains, np.concatenate([contenders, free]))
+    gaps = ensemble.objective(np.concatenate([best, contenders]))
+    open_ = nearest(offered, observations.proportions) >= DISTINCT
+    chosen, after = _greedy(ensemble, offered[open_], gaps, count)
+    return NextRuns(
+        mixtures=labelled("next", fit.domains, offered[open_][chosen]),
+        solution=solution,
+        expected_regret_nats=_regret(gaps),
+        expected_regret_after_nats=_regret(after),
+        step=step,
+        params=params,
+    )
+
+
+def _proxy(fit: Fit, seen: Observations) -> tuple[float, float | None]:
+    """Step and size of the next runs: the longest among the smallest observed."""
+    steps = seen.tokens if fit.step_unit == "tokens" else seen.steps
+    if np.isnan(seen.params).any():
+        return float(steps.max()), None
+    smallest = float(seen.params.min())
+    return float(steps[seen.params == smallest].max()), smallest
+
+
+def _ensemble(
+    drawn: Fit, objective: Objective, constraints: Constraints, step: float, params: float | None
+) -> _Ensemble:
+    names = tuple(drawn.targets)
+    weighing = objective.weighted(names)
+    at_proxy = replace(objective, step=step, params=params)
+    plain = replace(constraints, repetition=None)  # proxy runs repeat nothing
+    views = [
+        one.only(weighing).stacked
+        for one in (view(drawn, objective, constraints), view(drawn, at_proxy, plain))
+    ]
+    final, proxy = views
+    if final is None or proxy is None:
+        raise InvalidTable("The fit has no targets to tell an optimum by; fit some first.")
+    noise = np.array([misfit(drawn.targets[name]) for name in weighing])
+    return _Ensemble(final, proxy, score(objective, names), noise)
+
+
+def _free(found: Problem, best: Array, seed: int) -> Array:
+    """Mixtures all over the region, and around the solution."""
+    spread = even(found.region, 2 * CANDIDATES, seed, found.start)
+    return np.concatenate([spread[:CANDIDATES], nearby(best, spread[CANDIDATES:], 0.02, seed)])
+
+
+def _contenders(ensemble: _Ensemble, points: Array, seed: int) -> Array:
+    """The best mixture of every draw, (draw, domain), sought ever nearer to the best so far."""
+    best = points[np.argmin(ensemble.objective(points), axis=1)]
+    for turn, least in enumerate(REFINEMENTS):
+        near = nearby(best, points[-CANDIDATES:], least, seed + turn + 1)
+        tried = np.concatenate([best, near])
+        best = tried[np.argmin(ensemble.objective(tried), axis=1)]
+    return np.asarray(best)
+
+
+def _offered(candidates: Sequence[Mixture] | None, domains: tuple[str, ...], free: Array) -> Array:
+    if candidates is None:
+        return free
+    if not candidates:
+        raise InvalidMixture("There are no candidates; give some, or None for any mixture.")
+    return shares_of(candidates, domains)
+
+
+def _regret(gaps: Array) -> float:
+    """Of the first column, the solution, against the best of each draw."""
+    return float(np.mean(gaps[:, 0] - gaps.min(axis=1)))
+
+
+def _greedy(
+    ensemble: _Ensemble, offered: Array, objective: Array, count: int
+) -> tuple[list[int], Array]:
+    """Numbers of the chosen candidates, and the gaps to the solution that they leave."""
+    told = objective - objective[:, :1]
+    gaps = _centred(told)
+    seen = _centred(ensemble.log_losses(offered))
+    noise = ensemble.noise**2
+    open_ = np.ones(len(offered), dtype=bool)
+    chosen: list[int] = []
+    while len(chosen) < count:
+        if not open_.any():
+            raise TooFewMixtures(
+                f"Only {len(chosen)} of the candidates differ from each other and from the runs "
+                f"observed, and {count} next runs were asked for; give more candidates or ask for "
+                "fewer."
+            )
+        worth = np.where(open_, reductions(gaps, seen, noise), -np.inf)
+        best = int(np.argmax(worth))
+        chosen.append(best)
+        open_ &= distances(offered, offered[best]) >= DISTINCT
+        gaps, seen = condition(gaps, seen, best, noise)
+    return chosen, gaps + told.mean(axis=0)
+
+
+def reductions(gaps: Array, seen: Array, noise: Array) -> Array:
+    """By how much each candidate's run would cut the summed variance of the gaps, (candidate,).
+
+    Deviations from the mean draw: gaps (draw, gap), seen (draw, candidate, target); noise
+    variances (target,).
+    """
+    draws = len(gaps) - 1
+    runs = seen.transpose(1, 2, 0)
+    own = runs @ runs.transpose(0, 2, 1) / draws + np.diag(noise)
+    shared = runs @ gaps / draws
+    return np.asarray(np.sum(shared * np.linalg.solve(own, shared), axis=(1, 2)))
+
+
+def condition(gaps: Array, seen: Array, run: int, noise: Array) -> tuple[Array, Array]:
+    """The deviations after a run of that candidate: one target's loss after the other."""
+    draws, candidates, targets = seen.shape
+    everything = np.concatenate([gaps, seen.reshape(draws, -1)], axis=1)
+    for target in range(targets):
+        told = everything[:, gaps.shape[1] + run * targets + target].copy()
+        total = told @ told / (draws - 1) + noise[target]
+        # The part of the gain that leaves deviations with the right variance (Whitaker & Hamill).
+        part = 1 / (1 + np.sqrt(noise[target] / total))
+        everything -= np.outer(told, part * (told @ everything) / ((draws - 1) * total))
+    after = everything[:, gaps.shape[1] :].reshape(draws, candidates, targets)
+    return everything[:, : gaps.shape[1]], after
+
+
+def _centred(values: Array) -> Array:
+    return np.asarray(values - values.mean(axis=0))
