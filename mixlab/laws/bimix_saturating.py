@@ -23,9 +23,9 @@ from mixlab.mixture import Array
 
 FIRST = 5  # irreducible, scale, alpha, beta, floor; then the amount's
 # Fits of E lie between 1.6 and 1.9 nats on whole corpora, between 0.3 and 2.5 on single domains.
-IRREDUCIBLE = replace(base.IRREDUCIBLE, shrunk=True, centre=0.0, spread=1.0)
+IRREDUCIBLE = replace(base.IRREDUCIBLE, shrunk=True, centre=0.0, spread=2.0)
 ALPHA = Parameter(
-    "alpha", 1e-8, 5.0, distinct_shares=2, shrunk=True, centre=float(np.log(0.3)), spread=1.0
+    "alpha", 1e-8, 5.0, distinct_shares=2, shrunk=True, centre=float(np.log(0.3)), spread=1.5
 )
 
 

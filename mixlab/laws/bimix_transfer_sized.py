@@ -29,18 +29,19 @@ LEAST_PART = 0.05  # of the tokens, that count whatever the warm-up
 # and 0.4e9 to 1.1e9 tokens of warm-up.
 FIRST_PARAMETERS = (
     Parameter("irreducible", 1e-6, 1e2, unit="nats", shrunk=True, spread=2.0),
-    Parameter("size", 1e-6, 1e6, unit="nats^(1 / coupling)"),
+    Parameter("size", 1e-6, 1e6, unit="nats^(1 / coupling)", shrunk=True, spread=4.0),
     Parameter("gamma", 1e-3, 3.0, limit=0.35, shrunk=True, centre=float(np.log(0.35)),
-              spread=0.5, distinct_sizes=2),
-    Parameter("scale", 1e-6, 1e6, unit="nats^(1 / coupling)", distinct_steps=2),
-    Parameter("beta", 1e-3, 5.0, limit=0.6, shrunk=True, centre=float(np.log(0.6)), spread=0.7,
+              spread=1.0, distinct_sizes=2),
+    Parameter("scale", 1e-6, 1e6, unit="nats^(1 / coupling)", shrunk=True, spread=4.0,
+              distinct_steps=2),
+    Parameter("beta", 1e-3, 5.0, limit=0.8, shrunk=True, centre=float(np.log(0.8)), spread=1.5,
               distinct_steps=2),
     Parameter("warmup", 1e3, 1e13, unit="tokens", shrunk=True, centre=float(np.log(3e8)),
-              spread=2.0, distinct_steps=4),
-    Parameter("coupling", 0.05, 3.0, limit=0.5, shrunk=True, centre=float(np.log(0.6)),
-              spread=0.7, distinct_steps=2),
-    Parameter("alpha", 1e-8, 5.0, distinct_shares=2, shrunk=True, centre=float(np.log(0.3)),
-              spread=1.0),
+              spread=3.0, distinct_steps=4),
+    Parameter("coupling", 0.05, 3.0, limit=0.4, shrunk=True, centre=float(np.log(0.4)),
+              spread=1.5, distinct_steps=2),
+    Parameter("alpha", 1e-8, 5.0, distinct_shares=2, shrunk=True, centre=float(np.log(0.2)),
+              spread=2.0),
 )  # fmt: skip
 FIRST = len(FIRST_PARAMETERS)
 START_SHAPES = ((0.6, 0.6, 0.5), (0.3, 0.4, 1.0))  # part of the least loss, coupling, beta
