@@ -1,4 +1,4 @@
-"""`mixlab fit` and `mixlab solve` on a plain table, as a user types them."""
+"""`mixlab fit`, `solve` and `predict` on a plain table, as a user types them."""
 
 import json
 from pathlib import Path
@@ -7,38 +7,54 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from mixlab.errors import InfeasibleConstraints, InvalidTable, MissingFile
+from cli.questions import linear
+from mixlab.errors import InfeasibleConstraints, InvalidMixture, InvalidTable, MissingFile
 from mixlab.tables import write_table
 from tests.synthetic import TRUTH, mixtures, observe
 
 RUN = CliRunner()
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    write_table(observe(mixtures(3, 8), noise=0.002), tmp_path / "runs.csv")
-    return tmp_path / "runs.csv"
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tables") / "runs.csv"
+    write_table(observe(mixtures(3, 8), noise=0.002), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def saved(table: Path) -> Path:
+    path = table.with_name("fit.json")
+    result = RUN.invoke(
+        app, ["fit", str(table), "--law", "bimix", "--replicates", "20", "--output", str(path)]
+    )
+    assert result.exit_code == 0, result.output
+    return path
 
 
 def test_fit_prints_parameters_errors_and_the_mixture(table: Path) -> None:
-    result = RUN.invoke(app, ["fit", str(table), "--at-step", "2000"])
+    result = RUN.invoke(app, ["fit", str(table), "--law", "bimix", "--at-step", "2000"])
     assert result.exit_code == 0, result.output
-    for words in ("bimix", "alpha", "±", "held-out error", "converged", "Mixture for 2,000 steps"):
+    for words in ("bimix", "alpha", "±", "held-out error", "converged", "95% interval",
+                  "Mixture for 2,000 steps"):  # fmt: skip
         assert words in result.output
     assert "observed were 30 to 1000" in result.output
 
 
 def test_fit_as_json_holds_everything(table: Path) -> None:
-    result = RUN.invoke(app, ["fit", str(table), "--budget-tokens", "4096000", "--json"])
-    answer = json.loads(result.stdout)
+    given = ["--law", "bimix", "--budget-tokens", "4096000", "--replicates", "20", "--json"]
+    answer = json.loads(RUN.invoke(app, ["fit", str(table), *given]).stdout)
     assert answer["solution"]["step"] == 1000
     assert answer["fit"]["targets"]["d0"]["parameters"]["alpha"] == pytest.approx(TRUTH[1], rel=0.1)
+    assert len(answer["fit"]["targets"]["d0"]["replicates"]) == 20
     assert set(answer["heldout_mre_percent"]) == {"d0", "d1", "d2"}
+    for target, nats in answer["solution"]["predicted_nats"].items():
+        one = answer["predictions"][target]
+        assert one["low95"] < one["nats"] < one["high95"]
+        assert one["nats"] == pytest.approx(nats)
 
 
-def test_a_saved_fit_is_solved_again_under_other_constraints(table: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "fit.json"
-    assert RUN.invoke(app, ["fit", str(table), "--output", str(saved)]).exit_code == 0
+def test_a_saved_fit_is_solved_again_under_other_constraints(saved: Path) -> None:
     given = ["--lower", "d0=0.5", "--upper", "d1=0.2", "--weight", "d0=1", "--weight", "d1=2",
              "--weight", "d2=1"]  # fmt: skip
     answer = json.loads(RUN.invoke(app, ["solve", str(saved), *given, "--json"]).stdout)
@@ -48,14 +64,74 @@ def test_a_saved_fit_is_solved_again_under_other_constraints(table: Path, tmp_pa
     shown = RUN.invoke(app, ["solve", str(saved), *capped])
     assert "0.2000" in shown.output
     assert "epochs" in shown.output
+    assert "worth: " in shown.output  # what one more epoch, or a billion tokens, would bring
+
+
+def solved(saved: Path, *given: str) -> dict[str, float]:
+    result = RUN.invoke(app, ["solve", str(saved), *given, "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    answer: dict[str, float] = json.loads(result.stdout)["mixture"]
+    return answer
+
+
+def test_groups_sums_nearness_and_repeats_are_obeyed(saved: Path) -> None:
+    group = solved(saved, "--group", "text=d0,d1", "--upper", "text=0.4")
+    assert group["d0"] + group["d1"] == pytest.approx(0.4, abs=1e-6)
+    summed = solved(saved, "--linear", "d0 - 2*d1 >= 0.1")
+    assert summed["d0"] - 2 * summed["d1"] == pytest.approx(0.1, abs=1e-6)
+    near = solved(saved, "--near", "d0=0.8,d1=0.1,d2=0.1", "--kl-nats", "0.01")
+    assert abs(near["d0"] - 0.8) < 0.1
+    repeats = ["--budget-tokens", "1e7", "--tokens-available", "d2=1e5", "--repetition", "15.39"]
+    assert solved(saved, *repeats)["d2"] < solved(saved)["d2"]
+
+
+def test_the_worst_target_the_excess_and_the_bootstrap_are_objectives(saved: Path) -> None:
+    mean, worst = solved(saved), solved(saved, "--objective", "worst")
+    excess = solved(saved, "--objective", "excess", "--reference", "d0=0.6,d1=0.3,d2=0.1")
+    risky = solved(saved, "--risk", "0.9")
+    for one in (worst, excess, risky):
+        assert sum(one.values()) == pytest.approx(1)
+    assert excess["d0"] > mean["d0"]  # where the reference's own loss is low, it must stay low
+    assert RUN.invoke(app, ["solve", str(saved), "--objective", "best"]).exit_code == 2
+
+
+def test_predictions_have_intervals_that_grow_with_distance(saved: Path) -> None:
+    def widths(*given: str) -> dict[str, float]:
+        result = RUN.invoke(app, ["predict", str(saved), *given, "--json"])
+        found = json.loads(result.stdout)["predictions"]
+        return {name: one["high95"] - one["low95"] for name, one in found.items()}
+
+    mixture = ["--mixture", "d0=0.4,d1=0.3,d2=0.3"]
+    near, far = widths(*mixture), widths(*mixture, "--budget-tokens", "4e8")
+    assert all(far[name] > near[name] > 0 for name in ("d0", "d1", "d2"))
+    shown = RUN.invoke(app, ["predict", str(saved), *mixture])
+    assert "95% interval" in shown.output
+    unknown = RUN.invoke(app, ["predict", str(saved), "--mixture", "d0=0.5,poems=0.5"])
+    assert isinstance(unknown.exception, InvalidMixture)
+    assert "poems" in str(unknown.exception)
 
 
 def test_bad_input_is_named(table: Path, tmp_path: Path) -> None:
     assert isinstance(RUN.invoke(app, ["fit", str(tmp_path / "x.csv")]).exception, MissingFile)
-    clash = RUN.invoke(app, ["fit", str(table), "--lower", "d0=0.7", "--lower", "d1=0.7"])
-    assert isinstance(clash.exception, InfeasibleConstraints)
+    clash = ["fit", str(table), "--law", "bimix", "--lower", "d0=0.7", "--lower", "d1=0.7"]
+    assert isinstance(RUN.invoke(app, clash).exception, InfeasibleConstraints)
     half = RUN.invoke(app, ["fit", str(table), "--lower", "d0"])
     assert half.exit_code == 2
     assert "NAME=NUMBER" in half.output
     (tmp_path / "no.json").write_text("{")
     assert isinstance(RUN.invoke(app, ["solve", str(tmp_path / "no.json")]).exception, InvalidTable)
+
+
+def test_inequalities_are_read_as_written() -> None:
+    assert linear("code + 2*math >= 0.4") == {
+        "coefficients": {"code": 1.0, "math": 2.0}, "lower": 0.4, "name": "code + 2*math >= 0.4",
+    }  # fmt: skip
+    # A domain's name may hold a minus: signs stand between spaces.
+    assert linear("a-b - 0.5*c <= 0")["coefficients"] == {"a-b": 1.0, "c": -0.5}
+
+
+@pytest.mark.parametrize("text", ["code", "code >= much", "code + >= 0.1", "x*code >= 1", ">= 1"])
+def test_what_is_no_inequality_is_refused(saved: Path, text: str) -> None:
+    result = RUN.invoke(app, ["solve", str(saved), "--linear", text])
+    assert result.exit_code == 2
+    assert "is no inequality" in result.output

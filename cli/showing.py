@@ -1,0 +1,108 @@
+"""Fits, solutions and predictions as tables for a terminal of 80 columns."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mixlab.answers import Answer
+from mixlab.fitting import Fit, TargetFit
+from mixlab.predictions import Prediction
+
+MOST_PARAMETERS = 4  # that a table of 80 columns holds
+
+
+def print_fit(console: Console, found: Fit) -> None:
+    """How well each target is fitted, and its parameters where all have the same few."""
+    laws = {one.law.name: one.law for one in found.targets.values()}
+    names = list(next(iter(found.targets.values())).parameters)
+    if len(laws) == 1 and len(names) <= MOST_PARAMETERS:
+        title = escape(f"{found.law.name}: {found.law.formula}, s in {found.step_unit}")
+        parameters = table(title, "target", *names)
+        for target, one in found.targets.items():
+            parameters.add_row(escape(target), *[_with_error(one, name) for name in names])
+        console.print(parameters)
+    else:
+        for law in laws.values():
+            console.print(f"{law.name}: {law.formula}", markup=False, highlight=False)
+    quality = table("", "target", "law", "held-out error", "R²", "mixtures", "rows", "status")
+    for target, one in found.targets.items():
+        quality.add_row(
+            escape(target),
+            one.law.name,
+            "-" if one.heldout is None else f"{one.heldout.mre_percent:.2f} %",
+            "-" if one.r2_log_loss is None else f"{one.r2_log_loss:.4f}",
+            str(one.mixtures),
+            str(one.rows),
+            one.status.value,
+        )
+    console.print(quality)
+
+
+def fit_notes(found: Fit) -> list[str]:
+    """What the reader of a fit should know."""
+    notes = list(found.notes)
+    notes += [f"{target}: {one.reason}" for target, one in found.targets.items() if one.reason]
+    notes += [f"{target} was not fitted: {why}" for target, why in found.left_out_targets.items()]
+    for target, one in found.targets.items():
+        if one.excluded_rows:
+            notes.append(f"{target}: {one.excluded_rows} rows with a share of 0 were left out")
+        if one.floored_rows:
+            notes.append(f"{target}: {one.floored_rows} shares were read as {found.share_floor:g}")
+    return notes
+
+
+def print_solution(console: Console, answer: Answer, found: Fit) -> None:
+    """The mixture, what is predicted for it with intervals, and what holds it."""
+    solution = answer.solution
+    bounds = {active.domain: active.bound for active in solution.active}
+    mixture = table(
+        f"Mixture for {solution.step:,.0f} {found.step_unit}: "
+        f"{solution.objective_nats:.4f} nats, {solution.status.value}",
+        "domain", "share", "epochs", "at bound",
+    )  # fmt: skip
+    for domain, share in solution.mixture:
+        epochs = (solution.epochs or {}).get(domain)
+        mixture.add_row(
+            escape(domain),
+            f"{share:.4f}",
+            "-" if epochs is None else f"{epochs:.2f}",
+            bounds.get(domain, ""),
+        )
+    console.print(mixture)
+    print_predictions(console, answer.predictions)
+    print_lines(console, solution.statements, "worth")
+    print_lines(console, solution.notes)
+
+
+def print_predictions(console: Console, predicted: Mapping[str, Prediction]) -> None:
+    """Losses with their 95% prediction intervals."""
+    shown = table("", "target", "predicted loss", "95% interval of a new run")
+    for target, one in predicted.items():
+        shown.add_row(escape(target), f"{one.nats:.4f}", f"{one.low95:.4f} to {one.high95:.4f}")
+    console.print(shown)
+
+
+def print_lines(console: Console, lines: Iterable[Any], label: str = "note") -> None:
+    """One line each, as they are."""
+    for line in lines:
+        console.print(f"{label}: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def table(title: str, first: str, *others: str) -> Table:
+    """An empty table; all columns but the first are numbers."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    made.add_column(first, no_wrap=True)
+    for name in others:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def _with_error(one: TargetFit, name: str) -> str:
+    value, error = one.parameters[name], one.standard_errors[name]
+    if error is None:
+        return f"{value:.3g}"
+    return f"{value:.3g} ± {error:.1g}"

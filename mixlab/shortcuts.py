@@ -1,0 +1,127 @@
+"""The library's verbs in one call each; `mixlab.fit` and its kin are these.
+
+A table is a path to CSV or Parquet, Observations, rows (a list of dictionaries) or a pandas
+DataFrame with the columns of `mixlab/tables.py`, where NaN is a loss that was not measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixlab.choosing import fit_auto
+from mixlab.errors import InvalidBudget, InvalidTable
+from mixlab.fitting import Fit
+from mixlab.fitting import fit as fit_law
+from mixlab.laws import law as law_named
+from mixlab.mixture import Mixture
+from mixlab.predictions import Prediction, predictions
+from mixlab.questions import Question
+from mixlab.runs import Observations
+from mixlab.scoring import Scores
+from mixlab.scoring import score as score_fit
+from mixlab.solvers import DEFAULT_MAX_EPOCHS, Solution
+from mixlab.tables import TableReport, from_columns, from_rows, read_table
+
+AUTO = "auto"
+Table = Any  # str | Path | Observations | Sequence[Mapping] | pandas.DataFrame
+
+
+def fit(
+    table: Table, law: str = AUTO, *, share_floor: float | None = None, replicates: int = 0
+) -> Fit:
+    """A law fitted to every target of a table; with "auto" to each target the law that suits it.
+
+    `replicates` asks for that many bootstrap refits, which regret and robust choices need. Raises
+    UnknownLaw, and as `mixlab.fitting.fit`.
+    """
+    observations = observations_of(table)
+    if law == AUTO:
+        return fit_auto(observations, share_floor=share_floor, replicates=replicates)
+    return fit_law(law_named(law), observations, share_floor=share_floor, replicates=replicates)
+
+
+def solve(
+    fit: Fit,
+    *,
+    budget_tokens: float | None = None,
+    step: float | None = None,
+    params: float | None = None,
+    tokens_available: Mapping[str, float] | None = None,
+    objective: Mapping[str, Any] | None = None,
+    max_epochs: float | None = DEFAULT_MAX_EPOCHS,
+    **constraints: Any,
+) -> Solution:
+    """The best mixture for a run of so many tokens, or of so many steps.
+
+    `objective` and the constraints (`lower`, `upper`, `groups`, `linear`, `near`, `repetition`)
+    are as in `mixlab/questions.py`. Without budget and step, the last step observed counts. Raises
+    as `mixlab.solvers.solve`.
+    """
+    known = {"lower", "upper", "groups", "linear", "near", "repetition"}
+    if strange := sorted(set(constraints) - known):
+        raise TypeError(f"no constraint is named {', '.join(strange)}; there are {sorted(known)}")
+    question = Question(
+        step=step_of(fit, budget_tokens=budget_tokens, step=step),
+        budget_tokens=budget_tokens,
+        params=params,
+        tokens_available=tokens_available,
+        objective=objective or {},
+        constraints={**constraints, "max_epochs": max_epochs},
+    )
+    return question.solved(fit)
+
+
+def predict(
+    fit: Fit,
+    mixture: Mixture | Mapping[str, float],
+    *,
+    budget_tokens: float | None = None,
+    step: float | None = None,
+    params: float | None = None,
+) -> dict[str, Prediction]:
+    """Each target's loss under a mixture with its 95% prediction interval."""
+    given = mixture if isinstance(mixture, Mixture) else Mixture(mixture)
+    at = step_of(fit, budget_tokens=budget_tokens, step=step)
+    return predictions(fit, given, at, params=params)
+
+
+def score(
+    train: Table, test: Table, *, law: str = AUTO, share_floor: float | None = None
+) -> Scores:
+    """Fit on one table, predict the other; see `mixlab/scoring.py`."""
+    seen, wanted = observations_of(train), observations_of(test)
+    return score_fit(lambda: fit(seen, law, share_floor=share_floor), wanted, law=law)
+
+
+def step_of(
+    fit: Fit, *, budget_tokens: float | None, step: float | None,
+    tokens_per_step: float | None = None,
+) -> float:  # fmt: skip
+    """The step that is asked for: as given, where a budget is spent, or the last one observed."""
+    if step is not None:
+        if not step > 0:
+            raise InvalidBudget(f"A step must be above 0, not {step}.")
+        return step
+    if budget_tokens is None:
+        return fit.steps_seen[1]
+    return fit.step_at(budget_tokens, tokens_per_step)
+
+
+def observations_of(table: Table, *, report: TableReport | None = None) -> Observations:
+    """What a table holds. Raises InvalidTable for what is no table, and as `read_table`."""
+    if isinstance(table, Observations):
+        return table
+    if isinstance(table, str | Path):
+        return read_table(table, report=report)
+    if hasattr(table, "columns") and hasattr(table, "to_dict"):  # a DataFrame, without pandas
+        return from_columns({str(name): _cells(table[name]) for name in table}, report=report)
+    if isinstance(table, Sequence) and all(isinstance(row, Mapping) for row in table):
+        return from_rows(table, report=report)
+    raise InvalidTable(
+        f"A table is a path, Observations, rows or a DataFrame, not {type(table).__name__}."
+    )
+
+
+def _cells(series: Any) -> list[Any]:
+    pairs = zip(series.tolist(), series.isna().tolist(), strict=True)
+    return [None if missing else cell for cell, missing in pairs]
