@@ -72,6 +72,8 @@ def interior(program: Program, start: Inside, *, tolerance: float = 1e-9) -> Opt
     linear, kept = _linear(program, start)
     x = program.begin(start.shares)
     point = program.at(x)
+    if not len(linear.limits) + len(point.limits):  # the constraints leave one mixture
+        return Optimum(point, np.zeros(len(program.sides()[1])), point.limits, 0)
     room = np.maximum(-point.limits, 1e-3)
     state = _state(linear, point, np.zeros(0), np.zeros(len(linear.equal)), room)
     state = replace(state, multipliers=_first(program, state) / state.slack)
@@ -177,7 +179,9 @@ def _direction(
     left = state.dual + state.prices @ linear.equal
     right = -left - ((wanted + state.multipliers * state.excess) / state.slack) @ state.slopes
     count = len(right)
-    found: Array = np.linalg.solve(bend, np.append(right, np.zeros(len(linear.equal))))
+    found = np.asarray(
+        np.linalg.solve(bend, np.append(right, np.zeros(len(linear.equal)))), dtype=float
+    )
     along = found[:count]
     fall = np.asarray(-state.excess - state.slopes @ along)
     change = np.asarray((wanted - state.multipliers * fall) / state.slack)

@@ -29,6 +29,7 @@ from mixlab.solvers.sampling import best_of_samples
 from mixlab.solvers.solution import CERTIFIED, Solution, SolutionStatus
 
 RESTARTS = 4
+APPROACHED = 1e-5  # share; a side with a price that is nearer than this is touched
 FLAT = 1e-7  # nats per squared share; half of it is what moving by a whole share would cost
 
 
@@ -88,22 +89,17 @@ def _balanced_slope(program: Program, optimum: Optimum) -> Array:
 
 
 def _snapped(found: Problem, optimum: Optimum) -> Array:
-    """Shares put on the bounds that they approach, what that takes spread over the others."""
-    region_, size = found.region, len(found.region.domains)
-    shares = optimum.x[:size].copy()
-    slack = region_.limits - region_.matrix @ shares
-    near = (optimum.sides[: len(slack)] > slack) & (slack < 1e-5)
+    """Shares moved, by as little as can be, onto the sides that they approach."""
+    limits, size = found.region, len(found.region.domains)
+    shares = optimum.x[:size]
+    slack = limits.limits - limits.matrix @ shares
+    near = (optimum.sides[: len(slack)] > slack) & (slack < APPROACHED)
     near[list(found.start.equal)] = True
-    held = np.zeros(size, dtype=bool)
-    for index in np.flatnonzero(near):
-        row = region_.rows[index]
-        if row.bound in ("lower", "upper", "epochs"):
-            column = found.fit.domains.index(row.name)
-            shares[column], held[column] = row.value, True
-    if not held.all():
-        free = float(shares[~held].sum())
-        shares[~held] *= (1 - float(shares[held].sum())) / free
-    return shares
+    rows = np.vstack([limits.matrix[near], np.ones((1, size))])
+    missing = np.append(limits.limits[near], 1.0) - rows @ shares
+    moved = shares + np.linalg.lstsq(rows, missing, rcond=1e-10)[0]
+    moved = np.clip(moved, found.low, found.high)
+    return moved if limits.holds(moved[None, :])[0] else shares
 
 
 def _flat(program: Program, optimum: Optimum) -> bool:
