@@ -11,7 +11,8 @@ means of several laws' predictions lost to the best one on RegMix's and Apple's 
 
 Laws that see model sizes compete where the table has several, the others where it has one. To
 cost little they compete on at most 200 mixtures and four steps of each at each size; the chosen one
-is fitted to all rows.
+is fitted to all rows. Every smooth law also competes with a Gaussian process on its residuals
+(fitting/process.py), which is simpler than no formula: it isn't convex, and extrapolates nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ import numpy as np
 from mixlab.diagnostics import seed_noise
 from mixlab.errors import InvalidInput, InvalidLoss, TooFewMixtures
 from mixlab.fitting import Fit, TargetFit, fit
+from mixlab.fitting.process import Process
 from mixlab.fitting.search import Robust
 from mixlab.laws import LAWS, Law, law
 from mixlab.mixture import Array
@@ -34,6 +36,8 @@ MOST_MIXTURES = 200  # that laws compete on: a difference of a tenth of the erro
 STANDARD_ERRORS = 1.0
 # The mean size of a normal deviate with a standard deviation of 1.
 MEAN_DEVIATE = (2 / np.pi) ** 0.5
+WITH_PROCESS = " with a process"  # as reasons and scores name it
+PROCESS_PARAMETERS = 1000  # so that the plainest law with a process is less simple than any without
 
 ONLY_NAMED = {
     "lightgbm": "slow, and needs hundreds of runs",
@@ -56,6 +60,7 @@ class TargetChoice:
 
     target: str
     law: str
+    process: bool  # whether a Gaussian process is fitted to the law's residuals
     reason: str
     scores: Mapping[str, Score]
     left_out: Mapping[str, str]  # law to why it did not compete
@@ -118,15 +123,16 @@ def fit_auto(
     Raises what `choose` and `fit` raise.
     """
     choice = choose(observations, laws, share_floor=share_floor)
-    named = {one.law for one in choice.targets.values()}
-    seen = _in_one_unit(observations, [LAWS[name] for name in named])
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for name, one in choice.targets.items():
+        groups.setdefault((one.law, one.process), []).append(name)
+    seen = _in_one_unit(observations, [LAWS[name] for name, _ in groups])
     fits = [
         fit(
-            LAWS[name],
-            _alone(seen, [key for key, one in choice.targets.items() if one.law == name]),
+            _whole(LAWS[name]) if process else LAWS[name], _alone(seen, targets),
             share_floor=share_floor, profiles=profiles, replicates=replicates, robust=robust,
         )
-        for name in sorted(named)
+        for (name, process), targets in groups.items()
     ]  # fmt: skip
     found = {name: target for one in fits for name, target in one.targets.items()}
     reasons = [f"{name}: {one.reason}" for name, one in choice.targets.items()]
@@ -232,7 +238,7 @@ def _compete(
     why: dict[str, str] = {}
     for one in suited:
         try:
-            fitted = fit(one, rows, share_floor=share_floor, profiles=False)
+            fitted = fit(_whole(one), rows, share_floor=share_floor, profiles=False)
         except InvalidLoss:
             raise
         except InvalidInput as error:
@@ -240,29 +246,42 @@ def _compete(
             continue
         fits[one.name] = next(iter(fitted.targets.values()))
     fewest = min((found.excluded_rows for found in fits.values()), default=0)
-    errors = {}
+    errors: dict[str, tuple[Array, int]] = {}
     for name, found in fits.items():
         if found.excluded_rows > fewest:
             why[name] = f"undefined on {found.excluded_rows} rows with a share of 0"
         elif found.heldout_errors is None or not np.all(np.isfinite(found.heldout_errors)):
             why[name] = "can't be fitted without some of the mixtures"
         else:
-            errors[name] = (_by_mixture(found), _parameters(found))
+            errors |= _candidates(name, found)
     return errors, why
 
 
-def _by_mixture(found: TargetFit) -> Array:
-    """Mean relative error of each mixture, (mixture,), in the order of their numbers."""
+def _whole(one: Law) -> Law:
+    """The law with a process on its residuals, unless it sees no mixture or has trees there."""
+    smooth = one.needs_mixture and one.residual is None
+    return replace(one, residual="process") if smooth else one
+
+
+def _candidates(name: str, found: TargetFit) -> dict[str, tuple[Array, int]]:
+    """A law's errors and parameters, and, if it has a process on its residuals, its without it."""
     assert found.heldout_errors is not None
-    assert found.heldout_mixtures is not None
-    misses = np.abs(np.expm1(found.heldout_errors))
-    number = np.unique(found.heldout_mixtures, return_inverse=True)[1].reshape(-1)
+    assert found.heldout_formula_errors is not None
+    count = len(found.parameters)
+    whole = _by_mixture(found, found.heldout_errors)
+    if not isinstance(found.residual, Process):
+        return {name: (whole, count)}
+    plain = {name: (_by_mixture(found, found.heldout_formula_errors), count)}
+    if not found.residual.used:
+        return plain
+    return plain | {name + WITH_PROCESS: (whole, count + PROCESS_PARAMETERS)}
+
+
+def _by_mixture(found: TargetFit, errors: Array) -> Array:
+    """Mean relative error of each mixture, (mixture,), in the order of their numbers."""
+    number = np.unique(np.asarray(found.heldout_mixtures), return_inverse=True)[1].reshape(-1)
+    misses = np.abs(np.expm1(errors))
     return np.asarray(np.bincount(number, weights=misses) / np.bincount(number))
-
-
-def _parameters(found: TargetFit) -> int:
-    """Parameters of the formula; what is fitted to its residuals counts as many again."""
-    return len(found.parameters) * (1 if found.law.residual is None else 2)
 
 
 def _percent(noise: float | None, observations: Observations, target: str) -> float | None:
@@ -284,7 +303,8 @@ def _chosen(
     law_name = next(name for name in simple if _as_good(misses[name], misses[best], noise))
     return TargetChoice(
         target=target,
-        law=law_name,
+        law=law_name.removesuffix(WITH_PROCESS),
+        process=law_name.endswith(WITH_PROCESS),
         reason=_reason(law_name, best, simple, misses, noise),
         scores={
             name: Score(100 * float(np.mean(found)), 100 * _error(found), count)

@@ -97,7 +97,12 @@ def _heldout(
         missed.errors, variances, clusters, folds=missed.folds, noise=noise(problem, found),
         per_size=missed.per_size, per_step=missed.per_step,
     )  # fmt: skip
-    return {"heldout": known, "heldout_errors": missed.errors, "heldout_mixtures": clusters}
+    return {
+        "heldout": known,
+        "heldout_errors": missed.errors,
+        "heldout_formula_errors": missed.formula_errors,
+        "heldout_mixtures": clusters,
+    }
 
 
 def _untold(problem: Problem) -> dict[str, str]:

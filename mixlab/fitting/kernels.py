@@ -79,26 +79,23 @@ class PseudoRows:
 
 def reduced(mixture: np.ndarray, parts: Array, values: Array, weights: Array) -> PseudoRows:
     """Pseudo-rows of rows that see `parts` (row, part) of their mixture's effect."""
-    found: list[tuple[int, Array, Array]] = []
-    leftover, count = 0.0, 0
-    roots = np.sqrt(weights)
+    block = np.column_stack([parts, values]) * np.sqrt(weights)[:, None]
     order = np.argsort(mixture, kind="stable")
-    ends = np.flatnonzero(np.diff(mixture[order])) + 1
-    for rows in np.split(order, ends):
-        block = np.column_stack([parts[rows], values[rows]]) * roots[rows, None]
-        if len(rows) > 1:
-            block = np.asarray(np.linalg.qr(block, mode="r"))
-        size = min(parts.shape[1], len(block))
-        leftover += float(np.sum(block[size:, -1] ** 2))
-        count += len(rows) - size
-        found.append((int(mixture[rows[0]]), block[:size, :-1], block[:size, -1]))
-    return PseudoRows(
-        mixture=np.concatenate([np.full(len(seen), one) for one, _, seen in found]),
-        parts=np.concatenate([part for _, part, _ in found]),
-        seen=np.concatenate([seen for _, _, seen in found]),
-        leftover=leftover,
-        leftover_rows=count,
-    )
+    numbers, starts, counts = np.unique(mixture[order], return_index=True, return_counts=True)
+    kept, names, leftover, spare = [], [], 0.0, 0
+    # Mixtures with as many rows as each other are triangulated in one batch.
+    for count in np.unique(counts):
+        mine = counts == count
+        stack = block[order[starts[mine][:, None] + np.arange(count)]]
+        if count > 1:
+            stack = np.linalg.qr(stack, mode="r")
+        size = min(parts.shape[1], int(count))
+        leftover += float(np.sum(stack[:, size:, -1] ** 2))
+        spare += int(mine.sum()) * (int(count) - size)
+        kept.append(stack[:, :size].reshape(-1, block.shape[1]))
+        names.append(np.repeat(numbers[mine], size))
+    rows = np.concatenate(kept)
+    return PseudoRows(np.concatenate(names), rows[:, :-1], rows[:, -1], leftover, spare)
 
 
 @dataclass(frozen=True)
