@@ -118,7 +118,7 @@ def _slopes(
 
 def starts(inputs: Inputs, losses: Array) -> Array:
     """Those of bimix_saturating, a part of whose reducible loss is the common pool's."""
-    found = base.starts(inputs, losses)
+    found = base.starts(inputs, losses)[:2]
     count = len(found)
     far = saturation.started(np.zeros((count, inputs.proportions.shape[1])), None)
     alpha_far = np.full((count, 1), np.exp(ALPHA.centre))

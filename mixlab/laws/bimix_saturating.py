@@ -22,6 +22,7 @@ from mixlab.laws.law import Inputs, Parameter
 from mixlab.mixture import Array
 
 FIRST = 5  # irreducible, scale, alpha, beta, floor; then the amount's
+START_PARTS = (0.5, 0.1)
 # Fits of E lie between 1.6 and 1.9 nats on whole corpora, between 0.3 and 2.5 on single domains.
 IRREDUCIBLE = replace(base.IRREDUCIBLE, shrunk=True, centre=0.0, spread=2.0)
 ALPHA = Parameter(
@@ -75,11 +76,15 @@ def _first(values: Array) -> list[Array]:
 
 
 def starts(inputs: Inputs, losses: Array) -> Array:
-    """Those of bimix_transfer for what is above half of the least loss, with one power."""
-    least = 0.5 * float(losses.min())
-    found = transfer.starts(inputs, losses - least)[:2]
-    amounts = saturation.started(found[:, FIRST - 1 :], inputs.own)
-    return np.concatenate([np.full((len(found), 1), least), found[:, : FIRST - 1], amounts], axis=1)
+    """Those of bimix_transfer for what is above parts of the least loss, with one power."""
+    answers = []
+    for part in START_PARTS:
+        least = part * float(losses.min())
+        found = transfer.starts(inputs, losses - least)[:2]
+        amounts = saturation.started(found[:, FIRST - 1 :], inputs.own)
+        first = np.full((len(found), 1), least)
+        answers.append(np.concatenate([first, found[:, : FIRST - 1], amounts], axis=1))
+    return np.concatenate(answers)
 
 
 def worth(values: Array, own: int | None) -> Array:

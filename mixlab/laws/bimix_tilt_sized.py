@@ -92,8 +92,8 @@ def starts(inputs: Inputs, losses: Array) -> Array:
         worths = values[bimix_transfer.SHAPE :]
         amount = transfer.amount(worths[: inputs.proportions.shape[1]], inputs)
         alpha = values[1]
-        error, curve = scaling.starts(inputs, losses * amount**alpha)[0]
-        answers.append((error, np.array([*curve, alpha, 0.0, *worths])))
+        for error, curve in scaling.starts(inputs, losses * amount**alpha)[:2]:
+            answers.append((error, np.array([*curve, alpha, 0.0, *worths])))
     answers.sort(key=lambda pair: pair[0])
     return np.stack([values for _, values in answers])
 
