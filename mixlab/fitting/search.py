@@ -6,12 +6,12 @@
 Members of a batch differ in start, row weights (folds: 0 or 1; bootstrap: counts), pull and
 scale.
 
-Method: Levenberg-Marquardt (Marquardt 1963) with the law's analytic gradient, the robust loss's
-curvature (Triggs et al. 2000) and damping by the gain ratio (Nielsen 1999), bounds by projection:
-a parameter at its bound, whose cost falls beyond it, is held there for the step. From the
-twelfth step on, the curvature that Gauss and Newton leave out is learnt from how slopes changed
-(symmetric rank-one updates; Dennis, Gay & Welsch 1981), without which bent valleys take hundreds
-of steps. Members that converge leave the batch.
+Method: Levenberg-Marquardt (Marquardt 1963) with the law's analytic gradient, rows weighted anew
+by how the robust loss pulls at them (Holland & Welsch 1977), damping by the gain ratio (Nielsen
+1999) and bounds by projection: a parameter at its bound, whose cost falls beyond it, is held there
+for the step. From the twelfth step on, the curvature that Gauss and Newton leave out is learnt
+from how slopes changed (symmetric rank-one updates; Dennis, Gay & Welsch 1981), without which bent
+valleys take hundreds of steps. Members that converge leave the batch.
 
 Limits: finds a local minimum, the best of its starts at most.
 """
@@ -25,7 +25,7 @@ from mixlab.fitting.problem import Problem
 from mixlab.laws.law import Mask
 from mixlab.mixture import Array
 
-RobustKind = Literal["soft_l1", "huber", "cauchy"]
+RobustKind = Literal["soft_l1", "huber", "student"]
 
 TOLERANCE = 1e-12  # relative fall of the cost
 LOOSE_TOLERANCE = 1e-7
@@ -33,8 +33,9 @@ MAX_ITERATIONS = 400
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-13, 1e12
 # A small fall ends the search only where damping can't have caused it.
 LIGHT_DAMPING = 1e-6
+FARTHEST_STEP = 1.0  # of a logarithm, or in spreads
 LEARNT_FROM = 12  # steps; what earlier ones teach is soon out of date
-PERFECT = 1e-28  # mean square residual that is rounding alone
+PERFECT = 1e-26  # mean square residual that is rounding alone
 CHUNK_FLOATS = 4_000_000  # of member x row x parameter; bounds the memory
 
 
@@ -43,7 +44,7 @@ class Robust:
     """How strays are counted: as squares up to about `scale` in log loss, beyond by less.
 
     "soft_l1" turns linear smoothly, rho(s) = 2 (sqrt(1 + s) - 1); "huber" is s up to 1, then
-    2 sqrt(s) - 1; "cauchy", log(1 + s), all but ignores rows far off. Without a scale it is
+    2 sqrt(s) - 1; "student", log(1 + s), all but ignores rows far off. Without a scale it is
     twice the noise that the median residual shows.
     """
 
@@ -54,7 +55,7 @@ class Robust:
         """The loss, of the squared residual over the squared scale."""
         if self.kind == "huber":
             return np.where(s <= 1, s, 2 * np.sqrt(s) - 1)
-        if self.kind == "cauchy":
+        if self.kind == "student":
             return np.asarray(np.log1p(s))
         return np.asarray(2 * s / (1 + np.sqrt(1 + s)))  # exact where s is tiny
 
@@ -62,7 +63,7 @@ class Robust:
         """rho' and rho' + 2 s rho'': how the residual pulls, and how that pull grows."""
         if self.kind == "huber":
             return 1 / np.sqrt(np.maximum(s, 1)), np.where(s <= 1, 1.0, 0.0)
-        if self.kind == "cauchy":
+        if self.kind == "student":
             return 1 / (1 + s), np.maximum(1 - s, 0) / (1 + s) ** 2
         root = np.sqrt(1 + s)
         return 1 / root, root**-3
@@ -128,6 +129,8 @@ class _Batch:
         self.problem, self.free, self.robust = problem, free, robust
         self.members, self.tolerance = members, tolerance
         self.centre, self.precision = problem.centre[free], problem.precision[free]
+        kinds = np.where(self.precision > 0, np.maximum(self.precision, 1e-300) ** -0.5, np.inf)
+        self.farthest = FARTHEST_STEP * np.where(problem.signed[free], kinds, 1.0)
         self.lower, self.upper = (bound[free] for bound in problem.bounds)
         count = len(members.values)
         # Rounding alone leaves this much cost, and no search gets below it.
@@ -192,22 +195,21 @@ class _Batch:
         scale = self.members.scale[index, None]
         residuals = self.problem.residuals(values)
         jacobian = self.problem.jacobian(values)[:, :, self.free]
-        pull, bend = self.robust.slopes((residuals / scale) ** 2)
+        pull = self.robust.slopes((residuals / scale) ** 2)[0]
         if self.members.weights is not None:
             weights = self.members.weights[index]
-            pull, bend = pull * weights, bend * weights
+            pull = pull * weights
             residuals = np.where(weights > 0, residuals, 0.0)
             jacobian = np.where(weights[:, :, None] > 0, jacobian, 0.0)
         penalty = self.members.pull[index, None] * self.precision
         slope = np.matmul((pull * residuals)[:, None, :], jacobian)[:, 0]
         self.slope[index] = slope + penalty * self._away(self.z[index])
         across = np.swapaxes(jacobian, 1, 2)
-        curvature = np.matmul(across * bend[:, None, :], jacobian)
+        curvature = np.matmul(across * pull[:, None, :], jacobian)
         diagonal = np.arange(curvature.shape[1])
         curvature[:, diagonal, diagonal] += penalty
         self.curvature[index] = curvature
-        # Huber's strays have no curvature; damping measures steps by how they pull instead.
-        felt = np.einsum("kr,krp->kp", pull, jacobian**2) + penalty
+        felt = curvature[:, diagonal, diagonal]
         self.norm[index] = np.sqrt(np.maximum(felt, 1e-14 * felt.max(axis=1, keepdims=True)))
 
     def _learn(self, index: np.ndarray, before: Array) -> None:
@@ -241,10 +243,12 @@ class _Batch:
             self.tolerance * self.cost[live] + self.least
         )
         gain = np.where(np.isfinite(fall), fall / np.maximum(foretold, 1e-300), 1.0)
-        self._damp(live, accepted, small, gain)
+        wrong = ~(foretold >= 0)  # what was learnt bends the cost the wrong way: forget it
+        self.learnt[live[wrong]] = 0.0
         moved = live[accepted]
         self.z[moved], self.cost[moved] = trial[accepted], cost[accepted]
         self.step[moved] = step[accepted]
+        self._damp(live, accepted, small & ~wrong, gain)
         return np.asarray(moved)
 
     def _steps(self, live: np.ndarray) -> Array:
@@ -257,12 +261,15 @@ class _Batch:
         diagonal = np.arange(scaled.shape[1])
         scaled[:, diagonal, diagonal] += self.damping[live, None] + (1 - loose)
         sloped = (-loose * slope / norm)[:, :, None]
-        return np.asarray(np.linalg.solve(scaled, sloped)[:, :, 0] / norm)
+        steps = np.linalg.solve(scaled, sloped)[:, :, 0] / norm
+        # Far from the end a full step may leap to where a parameter is nothing and feels nothing.
+        reach = np.max(np.abs(steps) / self.farthest, axis=1, keepdims=True)
+        return np.asarray(steps / np.maximum(reach, 1.0))
 
     def _damp(self, live: np.ndarray, accepted: Mask, small: Mask, gain: Array) -> None:
         """Less damping after a step that did as foretold, more after a refusal."""
         damping, growth = self.damping[live], self.growth[live]
-        done = small & (damping <= LIGHT_DAMPING)
+        done = (small & (damping <= LIGHT_DAMPING)) | (self.cost[live] <= self.least)
         eased = damping * np.clip(1 - (2 * gain - 1) ** 3, 0.1, 1.0)
         eased = np.where(small, np.minimum(eased, 1e-3 * damping), eased)
         raised = np.where(small, 1e-3 * damping, damping * growth)
