@@ -146,7 +146,8 @@ class Surface:
         for index, (part, one) in enumerate(self._inputs(shares)):
             weight = weights[..., index]
             if weight.any():
-                answer += np.tensordot(weight, part.gradients(one), axes=weight.ndim)
+                slopes = part.gradients(one)
+                answer += np.tensordot(weight, slopes, axes=1) if weight.ndim else weight * slopes
         return answer * self._above(shares)
 
     def _above(self, shares: Array) -> Array:

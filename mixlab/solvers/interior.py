@@ -4,8 +4,8 @@ Newton's method on the conditions of optimality with lambda * slack = mu, from a
 every side that keeps its room, mu falling to 0 as fast as the last step allowed (Boyd and
 Vandenberghe, Convex Optimization, 11.7; the centring and the second-order correction are those of
 Mehrotra 1992). Second derivatives come from differences of analytic slopes, so that it takes some
-ten steps; a quasi-Newton method, SciPy's SLSQP, takes hundreds to the same gap where shares are
-small, and its multipliers are less exact (benchmarks/solve_speed.py).
+ten steps; a quasi-Newton method, SciPy's SLSQP, takes three times as many on the same problem, and
+can't be used for values at risk, with a variable per replicate (benchmarks/solve_speed.py).
 
 The bound needs none of that to be right: a convex cost lies above its tangents, so the least of
 the linearised program, by HiGHS, is below the optimum, whatever the point.
@@ -127,7 +127,7 @@ def _first(program: Program, state: _State) -> float:
     slope = state.point.slope[: program.size]
     gain = 0.0
     if np.ptp(slope) > 0:
-        gain = float(slope @ state.point.x[: program.size]) - program.region.least(slope)[0]
+        gain = float(slope @ state.point.x[: program.size] - slope.min())
     lifted = state.point.limits[: len(state.point.limits)]
     gain += float(np.mean(-lifted)) if len(lifted) else 0.0
     return max(gain, 1e-7) / max(1, len(state.slack))

@@ -55,7 +55,9 @@ class Block:
 
     @cached_property
     def replicates(self) -> int:
-        """How many parameter vectors the surface holds; 1 where it is not stacked."""
+        """How many parameter vectors the surface holds: 1 but for an objective over replicates."""
+        if self.score.risk is None:
+            return 1
         shape = self.surface.losses(np.full((1, self.size), 1 / self.size)).shape
         return shape[0] if len(shape) == 3 else 1
 
