@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (asked.data / one.needs).is_dir()
     }
     tasks = list(_tasks([one for one in chosen if (asked.data / one.needs).is_dir()], asked))
-    cells, failures = run(tasks, asked.data, asked.workers)
+    cells, failures = run(tasks, asked.data, workers=asked.workers, minutes=asked.minutes)
     found = [] if asked.only else facts(asked.data)
     text = document(
         cells, found, skipped | failures, checksums(asked.data),
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one seed a protocol")
     parser.add_argument("--only", nargs="+", choices=list(PROTOCOLS), help="these protocols alone")
     parser.add_argument("--laws", nargs="+", choices=list(contenders()), help="these laws alone")
+    parser.add_argument("--minutes", type=float, default=15.0, help="start no task after these")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--output", type=Path, default=OUTPUT)
     return parser
@@ -67,10 +68,13 @@ def _command(asked: argparse.Namespace) -> str:
 
 
 def _tasks(chosen: Sequence[Protocol], asked: argparse.Namespace) -> Iterator[Task]:
-    for protocol in chosen:
-        for name in asked.laws or contenders():
-            for seed in range(1 if asked.quick else protocol.seeds):
-                yield protocol.key, name, seed
+    """Seeds outermost: what the minutes don't suffice for are the last seeds of all."""
+    seeds = 1 if asked.quick else max((protocol.seeds for protocol in chosen), default=0)
+    for seed in range(seeds):
+        for protocol in chosen:
+            if seed < protocol.seeds:
+                for name in asked.laws or contenders():
+                    yield protocol.key, name, seed
 
 
 if __name__ == "__main__":

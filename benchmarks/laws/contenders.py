@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.laws.peers import PEERS
 from benchmarks.laws.scores import Prediction
+from mixlab.choosing import fit_auto
 from mixlab.fitting import Fit, fit
 from mixlab.laws import LAWS, Law
 from mixlab.runs import Observations
@@ -37,9 +38,9 @@ class Contender(Protocol):
 
 
 def contenders() -> dict[str, Contender]:
-    """Every contender by name: ours first."""
+    """Every contender by name: `auto` first, then peers, then each law."""
     ours: dict[str, Contender] = {name: OfLaw(name) for name in LAWS}
-    return ours | {AUTO: OfLaw(AUTO)} | PEERS
+    return {AUTO: OfLaw(AUTO)} | PEERS | ours
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class OfLaw:
     def fit(self, train: Observations) -> "LawFits":
         """One fit, or one for each size."""
         if self.law is None:
-            return LawFits({None: _auto(train)})
+            return LawFits({None: fit_auto(train, profiles=False)})
         if self.law.needs_params:
             return LawFits({None: self._one(train.in_tokens())})
         sizes = _sizes(train)
@@ -96,38 +97,15 @@ class LawFits:
         sizes = _sizes(test)
         for size in np.unique(sizes):
             found = self.by_size[None] if None in self.by_size else self.by_size[size]
-            steps = test.tokens if found.step_unit == "tokens" else test.steps
-            for step in np.unique(steps):
-                rows = np.flatnonzero((sizes == size) & (steps == step))
-                at = (test.proportions[rows], float(step))
-                columns = [test.targets.index(name) for name in found.targets]
-                if not hasattr(found, "losses"):  # until the engine has it
-                    losses[np.ix_(rows, columns)] = _losses(found, *at, size)
-                    continue
-                losses[np.ix_(rows, columns)] = found.losses(*at, params=size or None)
-                widths[np.ix_(rows, columns)] = found.interval_widths(*at, params=size or None)
+            rows = np.flatnonzero(sizes == size)
+            steps = (test.tokens if found.step_unit == "tokens" else test.steps)[rows]
+            columns = [test.targets.index(name) for name in found.targets]
+            at = (test.proportions[rows], steps)
+            losses[np.ix_(rows, columns)] = found.losses(*at, params=size or None)
+            widths[np.ix_(rows, columns)] = found.interval_widths(*at, params=size or None)
         return Prediction(losses, None if np.isnan(widths).all() else widths)
 
 
 def _sizes(rows: Observations) -> np.ndarray:
     """Each row's model size, 0 where it is not told."""
     return np.nan_to_num(rows.params)
-
-
-def _auto(train: Observations) -> Fit:
-    from mixlab.choosing import fit_auto
-
-    return fit_auto(train)
-
-
-def _losses(found: Fit, shares: np.ndarray, step: float, size: float) -> np.ndarray:
-    from mixlab.laws import Inputs
-
-    rows, none = len(shares), np.full(len(shares), np.nan)
-    shares = np.maximum(shares, found.share_floor or 0)
-    columns = []
-    for name, one in found.targets.items():
-        own = found.domains.index(name) if name in found.domains else None
-        inputs = Inputs(shares, np.full(rows, step), own, np.full(rows, size or np.nan), none)
-        columns.append(found.law.predict(one.values, inputs))
-    return np.stack(columns, axis=1)

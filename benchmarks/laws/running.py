@@ -2,8 +2,9 @@
 
 import multiprocessing
 import sys
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from time import perf_counter
 
@@ -17,29 +18,59 @@ Cells = dict[str, dict[str, list[dict[str, float]]]]  # row to contender to seed
 Failures = dict[tuple[str, str], list[str]]  # (contender, why) to protocols
 
 
-def run(tasks: Sequence[Task], folder: Path, workers: int) -> tuple[Cells, Failures]:
-    """Every task's rows, gathered by row and contender, and why some have none."""
+def run(
+    tasks: Sequence[Task], folder: Path, *, workers: int, minutes: float
+) -> tuple[Cells, Failures]:
+    """Every task's rows, gathered by row and contender, and why some have none.
+
+    No task is started after so many minutes: their order decides what is left out.
+    """
     rows: dict[Task, Rows] = {}
     failures: Failures = {}
+    until = perf_counter() + 60 * minutes
+    waiting, running = deque(tasks), dict[Future[tuple[Rows, float]], Task]()
     # Spawned, so that no library's threads are forked.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures: dict[Future[tuple[Rows, float]], Task] = {
-            pool.submit(work, task, folder): task for task in tasks
-        }
-        for done, future in enumerate(as_completed(futures), start=1):
-            task, error = futures[future], future.exception()
-            if error is None:
-                rows[task], seconds = future.result()
-                said = f"{seconds:.1f} s"
-            else:
-                said = (
-                    str(error) if isinstance(error, CanNot) else f"{type(error).__name__}: {error}"
-                )
-                protocols = failures.setdefault((task[1], said), [])
-                protocols += [] if task[0] in protocols else [task[0]]
-            say(f"[{done}/{len(tasks)}] {task[0]} {task[1]} seed {task[2]}: {said}")
+        while waiting or running:
+            if perf_counter() > until and waiting:
+                _put_off(waiting, failures, minutes)
+            while waiting and len(running) < workers:
+                task = waiting.popleft()
+                running[pool.submit(work, task, folder)] = task
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                said = _taken(future, task, rows, failures)
+                say(f"[{len(waiting)} to go] {task[0]} {task[1]} seed {task[2]}: {said}")
     return _gathered(tasks, rows), failures
+
+
+def _taken(
+    future: Future[tuple[Rows, float]],
+    task: Task,
+    rows: dict[Task, Rows],
+    failures: Failures,
+) -> str:
+    """Keep a task's rows, or why there are none; in words what became of it."""
+    error = future.exception()
+    if error is None:
+        rows[task], seconds = future.result()
+        return f"{seconds:.1f} s"
+    said = str(error) if isinstance(error, CanNot) else f"{type(error).__name__}: {error}"
+    _fail(failures, task[1], task[0], said)
+    return said
+
+
+def _put_off(waiting: deque[Task], failures: Failures, minutes: float) -> None:
+    for key, name, seed in waiting:
+        said = f"not started within {minutes:g} minutes"
+        _fail(failures, name, f"{key} seed {seed}", said)
+    waiting.clear()
+
+
+def _fail(failures: Failures, contender: str, protocol: str, said: str) -> None:
+    names = failures.setdefault((contender, said), [])
+    names += [] if protocol in names else [protocol]
 
 
 def work(task: Task, folder: Path) -> tuple[Rows, float]:

@@ -96,14 +96,14 @@ def _version(package: str) -> str:
 def _section(name: str, found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     told = {key for seeds in found.values() for one in seeds for key in one}
     columns = [column for column in COLUMNS if column[0] in told]
-    seeds = max(len(of) for of in found.values())
     # The best first, so that a reader sees who won where.
     order = sorted(found, key=lambda one: _rank(found[one], columns))
-    lines = [_line(["law", *(heading for _, heading, _ in columns)])]
-    lines.append("|" + "---|" * (len(columns) + 1))
-    lines += [_line([who, *(_cell(found[who], *column) for column in columns)]) for who in order]
-    note = f"{seeds} seeds\n\n" if seeds > 1 else ""
-    return f"## {name}\n\n{note}" + "\n".join(lines)
+    lines = [_line(["law", "seeds", *(heading for _, heading, _ in columns)])]
+    lines.append("|" + "---|" * (len(columns) + 2))
+    for who in order:
+        seeds = found[who]
+        lines.append(_line([who, str(len(seeds)), *(_cell(seeds, *column) for column in columns)]))
+    return f"## {name}\n\n" + "\n".join(lines)
 
 
 def _rank(seeds: Sequence[Mapping[str, float]], columns: Sequence[tuple[str, str, int]]) -> float:
