@@ -7,10 +7,10 @@ parameter vectors at once, (..., parameter); its answers keep those leading axes
 replicates are one call.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -18,8 +18,31 @@ from mixlab.errors import InvalidBudget, InvalidTable
 from mixlab.laws import Inputs, Law, Mask
 from mixlab.mixture import Array
 
-if TYPE_CHECKING:
-    from mixlab.fitting.answer import Fit
+
+class FittedTarget(Protocol):
+    """What a surface needs of one target's fit; TargetFit is such."""
+
+    @property
+    def law(self) -> Law: ...
+    @property
+    def values(self) -> Array: ...
+    @property
+    def residual(self) -> Any: ...
+    @property
+    def replicates(self) -> Array | None: ...
+
+
+class Fitted(Protocol):
+    """What a surface needs of a fit; Fit is such."""
+
+    @property
+    def domains(self) -> tuple[str, ...]: ...
+    @property
+    def targets(self) -> Mapping[str, FittedTarget]: ...
+    @property
+    def share_floor(self) -> float | None: ...
+    @property
+    def sizes_seen(self) -> tuple[float, float] | None: ...
 
 
 @dataclass(frozen=True)
@@ -164,7 +187,7 @@ class Surface:
             yield part, Inputs(rows, steps, part.own, params, unique)
 
 
-def surface(fit: "Fit", step: float, *, params: float | None = None) -> Surface:
+def surface(fit: Fitted, step: float, *, params: float | None = None) -> Surface:
     """The surface of a fit at a step in its step unit, and at a model size where laws see it.
 
     Raises InvalidBudget for a step or size that is none, or a size that is missing.
@@ -181,25 +204,24 @@ def surface(fit: "Fit", step: float, *, params: float | None = None) -> Surface:
     )
 
 
-def _part(fit: "Fit", name: str) -> Part:
+def _part(fit: Fitted, name: str) -> Part:
     found = fit.targets[name]
-    law = getattr(found, "law", None) or fit.law
     return Part(
         target=name,
-        law=law,
+        law=found.law,
         values=found.values,
         own=fit.domains.index(name) if name in fit.domains else None,
-        residual=getattr(found, "residual", None),
-        members=getattr(found, "replicates", None),
+        residual=found.residual,
+        members=found.replicates,
     )
 
 
-def _size(fit: "Fit", parts: tuple[Part, ...], params: float | None) -> float:
+def _size(fit: Fitted, parts: tuple[Part, ...], params: float | None) -> float:
     if params is not None:
         if not np.isfinite(params) or params <= 0:
             raise InvalidBudget(f"A model's parameters must be above 0, not {params}.")
         return float(params)
-    seen = getattr(fit, "sizes_seen", None)
+    seen = fit.sizes_seen
     if seen is not None and seen[0] == seen[1]:
         return float(seen[0])
     needing = [part.target for part in parts if part.law.needs_params]

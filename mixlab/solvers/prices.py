@@ -70,7 +70,8 @@ def statements(
     """What each touched constraint that costs something is worth, the dearest first."""
     found = []
     for one in touched:
-        if one.price_nats > 0:
+        # A share can't fall below 0, whatever the price of that.
+        if one.price_nats > 0 and not (one.bound == "lower" and one.share <= 0):
             found += _of_epochs(one, constraints) if one.bound == "epochs" else [_of_bound(one)]
     return [_stated(price, at_most) for price in sorted(found, key=lambda price: -price.nats)]
 
@@ -108,7 +109,7 @@ def _of_bound(one: ActiveConstraint) -> Price:
         amount = min(LOOSER, one.share)
         change = f"{amount:.3g} nats more distance from the reference mixture"
     elif one.bound.endswith("lower"):
-        amount = min(LOOSER, one.share) if one.share > 0 else LOOSER
+        amount = min(LOOSER, one.share) if one.share > 0 else LOOSER  # a sum's may be below 0
         change = f"a floor of {one.domain} lower by {amount:.3g}"
     else:
         amount = LOOSER
