@@ -3,16 +3,19 @@
     error of a law = mean over mixtures of the mean |predicted - observed| / observed of its rows,
                      each predicted by a fit that had not seen the mixture
 
-Rule: among the laws whose error is within one standard error of the best one's, the one with the
-fewest parameters (Breiman et al. 1984, section 3.4.3). The standard error is that of the paired
-difference, mixture by mixture, so that mixtures which every law finds hard don't blur it. Nor is a
-law preferred for differences below what seeds of one mixture make. Stacks of laws are not tried:
-means of several laws' predictions lost to the best one on RegMix's and Apple's tables.
+Rule: among the laws whose error is within half a standard error of the best one's, the one with
+the fewest parameters (Breiman et al. 1984, section 3.4.3, who take a whole one; laws here are
+shrunk already, and with 16 runs of Apple's table a whole one chose laws 8 and 18% worse than the
+best). The standard error is that of the paired difference, mixture by mixture, so that mixtures
+which every law finds hard don't blur it. Nor is a law preferred for differences below what seeds
+of one mixture make. Stacks of laws are not tried: means of several laws' predictions lost to the
+best one on RegMix's and Apple's tables.
 
 Laws that see model sizes compete where the table has several, the others where it has one. To
-cost little they compete on at most 200 mixtures and four steps of each at each size; the chosen one
-is fitted to all rows. Every smooth law also competes with a Gaussian process on its residuals
-(fitting/process.py), which is simpler than no formula: it isn't convex, and extrapolates nothing.
+cost little they compete on at most 128 mixtures and three steps of each at each size; the chosen
+one is fitted to all rows. Every smooth law also competes with a Gaussian process on its residuals
+(fitting/process.py), which counts as less simple than any formula: it isn't convex, and doesn't
+extrapolate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,9 +34,9 @@ from mixlab.laws import LAWS, Law, law
 from mixlab.mixture import Array
 from mixlab.runs import Observations
 
-MOST_STEPS = 4  # of each mixture and size, that laws compete on
-MOST_MIXTURES = 200  # that laws compete on: a difference of a tenth of the error shows
-STANDARD_ERRORS = 1.0
+MOST_STEPS = 3  # of each mixture and size, that laws compete on
+MOST_MIXTURES = 128  # that laws compete on
+STANDARD_ERRORS = 0.5
 # The mean size of a normal deviate with a standard deviation of 1.
 MEAN_DEVIATE = (2 / np.pi) ** 0.5
 WITH_PROCESS = " with a process"  # as reasons and scores name it
@@ -42,6 +45,8 @@ PROCESS_PARAMETERS = 1000  # so that the plainest law with a process is less sim
 ONLY_NAMED = {
     "lightgbm": "slow, and needs hundreds of runs",
     "bimix_transfer_floor": "bimix_saturating does its work",
+    "log_linear": "bimix_tilt holds it as a special case",
+    "exponential": "bimix_tilt has its terms, and beat it on every public table",
 }
 
 
@@ -95,6 +100,8 @@ def choose(
     suited, left_out = _suited(seen, named)
     rows = _thinned(seen)
     noise = seed_noise(seen)
+    # All mixtures would tell laws apart more sharply than those that they compete on.
+    sharper = (_mixtures(rows) / _mixtures(seen)) ** 0.5
     targets: dict[str, TargetChoice] = {}
     lost: dict[str, str] = {}
     for name in seen.targets:
@@ -103,7 +110,7 @@ def choose(
         if not errors:
             lost[name] = "; ".join(f"{one}: {reason}" for one, reason in why.items())
             continue
-        targets[name] = _chosen(name, errors, why, _percent(noise.get(name), seen, name))
+        targets[name] = _chosen(name, errors, why, _percent(noise.get(name), seen, name), sharper)
     if not targets:
         raise TooFewMixtures(f"No law can be fitted. {next(iter(lost.values()))}.")
     return Choice(targets, lost)
@@ -113,6 +120,7 @@ def fit_auto(
     observations: Observations,
     laws: Sequence[str] | None = None,
     *,
+    choice: Choice | None = None,
     share_floor: float | None = None,
     profiles: bool = True,
     replicates: int = 0,
@@ -120,9 +128,9 @@ def fit_auto(
 ) -> Fit:
     """Every target fitted by the law that `choose` gives it; the notes say why.
 
-    Raises what `choose` and `fit` raise.
+    `choice` is one made before, on the same observations. Raises what `choose` and `fit` raise.
     """
-    choice = choose(observations, laws, share_floor=share_floor)
+    choice = choice or choose(observations, laws, share_floor=share_floor)
     groups: dict[tuple[str, bool], list[str]] = {}
     for name, one in choice.targets.items():
         groups.setdefault((one.law, one.process), []).append(name)
@@ -194,7 +202,7 @@ def _unfit(one: Law, observations: Observations) -> str | None:
         return "sees model sizes, and the table has one"
     if not one.needs_params and sizes > 1:
         return f"sees no model size, and the table has {sizes}"
-    mixtures = len(np.unique(observations.mixture_index())) if observations.domains else 1
+    mixtures = _mixtures(observations) if observations.domains else 1
     if not one.needs_mixture and mixtures > 1:
         return f"sees no mixture, and the table has {mixtures}"
     if one.name in ONLY_NAMED:
@@ -219,6 +227,10 @@ def _thinned(observations: Observations) -> Observations:
         places = np.linspace(0, len(steps) - 1, min(MOST_STEPS, len(steps)))
         kept[rows] = np.isin(observations.steps[rows], steps[places.round().astype(int)])
     return observations.take(kept)
+
+
+def _mixtures(observations: Observations) -> int:
+    return len(np.unique(observations.mixture_index()))
 
 
 def _alone(observations: Observations, targets: Sequence[str]) -> Observations:
@@ -294,13 +306,13 @@ def _percent(noise: float | None, observations: Observations, target: str) -> fl
 
 def _chosen(
     target: str, errors: Mapping[str, tuple[Array, int]], why: Mapping[str, str],
-    noise: float | None,
+    noise: float | None, sharper: float,
 ) -> TargetChoice:  # fmt: skip
     """The simplest law whose error is not clearly above the best one's."""
     misses = {name: found for name, (found, _) in errors.items()}
     best = min(misses, key=lambda name: float(np.mean(misses[name])))
     simple = sorted(errors, key=lambda name: (errors[name][1], float(np.mean(misses[name]))))
-    law_name = next(name for name in simple if _as_good(misses[name], misses[best], noise))
+    law_name = next(name for name in simple if _as_good(misses[name], misses[best], noise, sharper))
     return TargetChoice(
         target=target,
         law=law_name.removesuffix(WITH_PROCESS),
@@ -316,11 +328,11 @@ def _chosen(
     )
 
 
-def _as_good(one: Array, best: Array, noise: float | None) -> bool:
-    """Whether a law's misses are within one standard error of the best's, or below the noise."""
+def _as_good(one: Array, best: Array, noise: float | None, sharper: float) -> bool:
+    """Whether a law's misses are not clearly above the best's, or are below the noise."""
     if noise is not None and 100 * float(np.mean(one)) <= MEAN_DEVIATE * noise:
         return True
-    return float(np.mean(one - best)) <= STANDARD_ERRORS * _error(one - best)
+    return float(np.mean(one - best)) <= STANDARD_ERRORS * sharper * _error(one - best)
 
 
 def _error(values: Array) -> float:
