@@ -82,7 +82,7 @@ def test_replicates_residuals_and_held_out_errors_survive_json() -> None:
     again = Fit.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
     assert again == found
     for name, one in found.targets.items():
-        np.testing.assert_array_equal(again.targets[name].replicates, one.replicates)
+        np.testing.assert_allclose(again.targets[name].replicates, one.replicates, rtol=1e-6)
         assert one.heldout is not None
         assert again.targets[name].heldout == one.heldout
 
