@@ -10,10 +10,10 @@ from rich.markup import escape
 
 from cli.showing import print_lines, table
 from cli.table import AsJson, Law, ShareFloor, Table
-from mixlab.laws import LAWS
+from mixlab.laws import AUTO, LAWS
 from mixlab.laws import Law as AnyLaw
 from mixlab.scoring import Score
-from mixlab.shortcuts import AUTO, observations_of, score
+from mixlab.shortcuts import observations_of, score
 from mixlab.tables import TableReport
 
 app = typer.Typer(name="laws", help="Laws of how a loss responds to the mixture, and their scores.")

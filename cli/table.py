@@ -22,10 +22,11 @@ from mixlab.answers import answered, heldout_errors
 from mixlab.diagnostics import seed_noise
 from mixlab.errors import InvalidTable, MissingFile
 from mixlab.fitting import Fit
+from mixlab.laws import AUTO
 from mixlab.mixture import Mixture
 from mixlab.predictions import predictions
-from mixlab.shortcuts import AUTO, observations_of, step_of
 from mixlab.shortcuts import fit as fit_table
+from mixlab.shortcuts import observations_of, step_of
 from mixlab.tables import TableReport
 
 REPLICATES = 100

@@ -2,37 +2,83 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
+from mixlab.design import NextRuns, next_runs
+from mixlab.errors import InvalidInput
 from mixlab.fitting import Fit
 from mixlab.predictions import Prediction, predictions
 from mixlab.questions import Question
-from mixlab.solvers import Solution
+from mixlab.runs import Observations
+from mixlab.solvers import Regret, Solution, regret
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A solution with 95% prediction intervals."""
+    """A solution with 95% prediction intervals, and what the bootstrap says of it."""
 
     solution: Solution
     predictions: Mapping[str, Prediction]  # of targets whose law is defined at the mixture
+    regret: Regret | None  # None without replicates, or for laws without slopes
+    next_runs: NextRuns | None  # None where none were asked for, or none can be told
+    notes: tuple[str, ...]  # why something is missing
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
         return {
             "solution": self.solution.to_dict(),
             "predictions": {name: one.to_dict() for name, one in self.predictions.items()},
+            "regret": None if self.regret is None else self.regret.to_dict(),
+            "next_runs": None if self.next_runs is None else self.next_runs.to_dict(),
         }
 
 
-def answered(fit: Fit, question: Question) -> Answer:
+def answered(
+    fit: Fit,
+    question: Question,
+    *,
+    observations: Observations | None = None,
+    next_count: int = 0,
+) -> Answer:
     """The best mixture under the question's objective and constraints.
 
-    Raises as `mixlab.solvers.solve`.
+    `observations`, those fitted, let `next_count` runs be proposed. Raises as
+    `mixlab.solvers.solve`; what else can't be told is missing, and a note says why.
     """
     solution = question.solved(fit)
     found = predictions(fit, solution.mixture, question.step, params=question.params)
-    return Answer(solution, found)
+    notes: list[str] = []
+    return Answer(
+        solution=solution,
+        predictions=found,
+        regret=_regret(fit, question, solution, notes),
+        next_runs=_next_runs(fit, question, observations, next_count, notes),
+        notes=tuple(notes),
+    )
+
+
+def _regret(fit: Fit, question: Question, solution: Solution, notes: list[str]) -> Regret | None:
+    if any(one.replicates is None for one in fit.targets.values()):
+        return None
+    try:
+        return regret(fit, question.objective_for(fit), question.limits(), solution)
+    except InvalidInput as error:
+        notes.append(f"the solution's regret is not known: {error}")
+        return None
+
+
+def _next_runs(
+    fit: Fit, question: Question, observations: Observations | None, count: int, notes: list[str]
+) -> NextRuns | None:
+    if observations is None or count < 1:
+        return None
+    objective, limits = question.objective_for(fit), question.limits()
+    try:
+        return next_runs(fit, observations, objective, limits, count=count)
+    except InvalidInput as error:
+        notes.append(f"no next runs are proposed: {error}")
+        return None
 
 
 def heldout_errors(fit: Fit) -> dict[str, float]:
@@ -40,5 +86,5 @@ def heldout_errors(fit: Fit) -> dict[str, float]:
     return {
         name: one.heldout.mre_percent
         for name, one in fit.targets.items()
-        if one.heldout is not None and one.heldout.mre_percent == one.heldout.mre_percent
+        if one.heldout is not None and isfinite(one.heldout.mre_percent)
     }

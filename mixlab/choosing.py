@@ -42,6 +42,8 @@ MEAN_DEVIATE = (2 / np.pi) ** 0.5
 WITH_PROCESS = " with a process"  # as reasons and scores name it
 PROCESS_PARAMETERS = 1000  # so that the plainest law with a process is less simple than any without
 
+# Laws with two parameters a domain and more are not tried on fewer mixtures a domain than this.
+MIXTURES_PER_DOMAIN = {"bimix_pools": 3}
 ONLY_NAMED = {
     "lightgbm": "slow, and needs hundreds of runs",
     "bimix_transfer_floor": "bimix_saturating does its work",
@@ -205,6 +207,9 @@ def _unfit(one: Law, observations: Observations) -> str | None:
     mixtures = _mixtures(observations) if observations.domains else 1
     if not one.needs_mixture and mixtures > 1:
         return f"sees no mixture, and the table has {mixtures}"
+    needed = MIXTURES_PER_DOMAIN.get(one.name, 0) * len(observations.domains)
+    if mixtures < needed:
+        return f"needs {needed} mixtures to be worth its parameters, and the table has {mixtures}"
     if one.name in ONLY_NAMED:
         return f"tried only where it is named: {ONLY_NAMED[one.name]}"
     return None

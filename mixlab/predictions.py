@@ -1,6 +1,7 @@
 """What a fit says of one mixture: each target's loss with its 95% prediction interval."""
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 
 import numpy as np
 
@@ -40,8 +41,7 @@ def predictions(
     losses = fit.losses(shares, step, params=params)[0]
     with np.errstate(all="ignore"):
         widths = fit.interval_widths(shares, step, params)[0]
-    return {
-        name: Prediction(float(loss), float(loss * np.exp(-width)), float(loss * np.exp(width)))
-        for name, loss, width in zip(fit.targets, losses, widths, strict=True)
-        if np.isfinite(loss) and np.isfinite(width)
-    }
+        low, high = losses * np.exp(-widths), losses * np.exp(widths)
+    rows = zip(fit.targets, losses.tolist(), low.tolist(), high.tolist(), strict=True)
+    # An interval may be too wide for numbers: nothing is known of the target then.
+    return {name: Prediction(*row) for name, *row in rows if all(map(isfinite, row))}

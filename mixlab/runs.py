@@ -82,6 +82,18 @@ class Observations:
             unique_tokens=_known([row.unique_tokens for row in rows]),
         )
 
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens of one step, 1 where tokens are the step; None where rows disagree or don't tell.
+
+        Rows agree within a thousandth, as rounded tables do.
+        """
+        ratios = self.tokens / self.steps
+        known = ratios[np.isfinite(ratios)]
+        if not len(known) or np.ptp(known) > 1e-3 * known.min():
+            return None
+        return float(known[0])
+
     def take(self, rows: Sequence[int] | np.ndarray) -> "Observations":
         """The given rows, by index or by mask."""
         index = np.arange(len(self))[np.asarray(rows)]

@@ -12,6 +12,7 @@ from mixlab.choosing import fit_auto
 from mixlab.errors import InvalidBudget, InvalidTable
 from mixlab.fitting import Fit
 from mixlab.fitting import fit as fit_law
+from mixlab.laws import AUTO
 from mixlab.laws import law as law_named
 from mixlab.mixture import Mixture
 from mixlab.predictions import Prediction, predictions
@@ -22,7 +23,6 @@ from mixlab.scoring import score as score_fit
 from mixlab.solvers import DEFAULT_MAX_EPOCHS, Solution
 from mixlab.tables import TableReport, from_columns, from_rows, read_table
 
-AUTO = "auto"
 Table = Any  # str | Path | Observations | Sequence[Mapping] | pandas.DataFrame
 
 

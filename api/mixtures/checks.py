@@ -8,14 +8,16 @@ on first use and the API starts without.
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.mixtures.schemas import ConstraintsBody, FitBody
+from api.mixtures.questions import ConstraintsBody, ObjectiveBody
+from api.mixtures.schemas import FitBody
 from mixlab.errors import (
+    InvalidBudget,
     InvalidMixture,
     InvalidTable,
     NotReady,
     TooFewMixtures,
 )
-from mixlab.laws import Law, law
+from mixlab.laws import AUTO, Law, law, minimum_mixtures
 from mixlab.ledger.records import Corpus
 from mixlab.ledger.sql import Ledger
 from mixlab.mixture import Mixture, checked_budget
@@ -43,30 +45,33 @@ def checked_proportions(proportions: Mapping[str, float], corpus: Corpus) -> dic
 
 def checked_fit(body: FitBody, ledger: Ledger) -> dict[str, Any]:
     """The payload of a fit job. Raises what the request has wrong."""
-    chosen = law(body.law)
+    chosen = None if body.law == AUTO else law(body.law)
     proxy = recipe(body.recipe)
     budget = checked_budget(body.budget_tokens)
     corpus = ledger.corpus(body.corpus_id) if body.corpus_id is not None else None
     if body.observations is not None:
-        observations = _checked_table(body.observations, chosen, corpus)
+        observations = _checked_table(body.observations, body.law, corpus)
         domains: Sequence[str] = observations.domains
         targets: Sequence[str] = observations.targets
-        tokens_per_step = _tokens_per_step(observations, body.tokens_per_step)
+        tokens_per_step = _tokens_per_step(observations, chosen, body.tokens_per_step)
+        _check_size(observations, chosen, body.params)
     elif corpus is not None:
         domains = targets = list(corpus.spec["domains"])
         tokens_per_step = proxy.tokens_per_step
-        _check_design(body, chosen, domains)
+        _check_design(body, domains)
     else:
         raise InvalidTable("Nothing to fit: give corpus_id, or observations, or both.")
     available = _tokens_available(body, corpus)
-    check_weights(body.objective.weights, targets)
+    check_objective(body.objective, targets, domains)
     check_feasible(body.constraints, domains, budget, available)
     return {
         "corpus_id": body.corpus_id,
         "observations": body.observations,
         "recipe": body.recipe,
         "law": body.law,
+        "replicates": body.replicates,
         "budget_tokens": budget,
+        "params": body.params,
         "objective": body.objective.model_dump(),
         "constraints": body.constraints.model_dump(),
         "design": body.design.model_dump(),
@@ -78,38 +83,35 @@ def checked_fit(body: FitBody, ledger: Ledger) -> dict[str, Any]:
 def check_feasible(
     constraints: ConstraintsBody,
     domains: Sequence[str],
-    budget_tokens: int,
+    budget_tokens: int | None,
     tokens_available: Mapping[str, int] | None,
-) -> None:
-    """Raise InfeasibleConstraints where no mixture of these domains obeys."""
-    library_constraints(constraints, budget_tokens, tokens_available).bounds(domains)
-
-
-def library_constraints(
-    constraints: ConstraintsBody, budget_tokens: int, tokens_available: Mapping[str, int] | None
 ) -> "Constraints":
-    """The solver's form of a body's constraints."""
-    from mixlab.solvers import Constraints
+    """The solver's form. Raises InfeasibleConstraints where no mixture of these domains obeys."""
+    from mixlab.design.filling import allowed
+    from mixlab.questions import constraints_from
+    from mixlab.solvers.region import inside
 
-    return Constraints(
-        lower=constraints.lower,
-        upper=constraints.upper,
-        max_epochs=constraints.max_epochs,
-        budget_tokens=budget_tokens,
-        tokens_available=tokens_available or {},
-    )
+    found = constraints_from(constraints.model_dump(), budget_tokens, tokens_available)
+    inside(allowed(found, tuple(domains)))
+    return found
 
 
-def check_weights(weights: Mapping[str, float] | None, targets: Sequence[str]) -> None:
-    """Raise InvalidMixture for weights of unknown targets, or that are all 0."""
-    if weights is None:
-        return
-    _only_known(weights, targets, "objective's weights name")
-    if not any(weights.values()):
-        raise InvalidMixture(
-            "The objective's weights are all 0, so every mixture is as good; give one above 0, "
-            "or leave the weights out."
-        )
+def check_objective(
+    objective: ObjectiveBody, targets: Sequence[str], domains: Sequence[str]
+) -> None:
+    """Raise InvalidMixture for unknown targets or domains, and weights that are all 0."""
+    weights = objective.weights
+    if weights is not None:
+        _only_known(weights, targets, "objective's weights name")
+        if not any(weights.values()):
+            raise InvalidMixture(
+                "The objective's weights are all 0, so every mixture is as good; give one above 0, "
+                "or leave the weights out."
+            )
+    _only_known(objective.reference_nats or {}, targets, "objective's reference_nats name")
+    if objective.reference_mixture is not None:
+        named = Mixture(objective.reference_mixture).domains
+        _only_known(named, domains, "objective's reference_mixture names")
 
 
 def _only_known(named: Collection[str], known: Sequence[str], what: str) -> None:
@@ -119,21 +121,21 @@ def _only_known(named: Collection[str], known: Sequence[str], what: str) -> None
 
 
 def _checked_table(
-    rows: Sequence[Mapping[str, Any]], chosen: Law, corpus: Corpus | None
+    rows: Sequence[Mapping[str, Any]], law_name: str, corpus: Corpus | None
 ) -> Observations:
     from mixlab.tables import from_rows
 
     observations = from_rows([dict(row) for row in rows])
     mixtures = int(observations.mixture_index().max()) + 1
-    _check_enough(mixtures, chosen, "the observations have")
+    _check_enough(mixtures, law_name, "the observations have")
     if corpus is not None:
         known = list(corpus.spec["domains"])
         _only_known(observations.domains, known, "table names")
     return observations
 
 
-def _check_design(body: FitBody, chosen: Law, domains: Sequence[str]) -> None:
-    _check_enough(body.design.count, chosen, "design.count asks for")
+def _check_design(body: FitBody, domains: Sequence[str]) -> None:
+    _check_enough(body.design.count, body.law, "design.count asks for")
     if body.design.floor * len(domains) >= 1:
         raise InvalidMixture(
             f"design.floor {body.design.floor} for each of {len(domains)} domains leaves nothing "
@@ -141,19 +143,37 @@ def _check_design(body: FitBody, chosen: Law, domains: Sequence[str]) -> None:
         )
 
 
-def _check_enough(mixtures: int, chosen: Law, who: str) -> None:
-    if mixtures < chosen.minimum_mixtures:
+def _check_enough(mixtures: int, law_name: str, who: str) -> None:
+    least = minimum_mixtures(law_name)
+    if mixtures < least:
+        named = "Any law" if law_name == AUTO else f"The law {law_name}"
         raise TooFewMixtures(
-            f"The law {chosen.name} needs at least {chosen.minimum_mixtures} different mixtures; "
-            f"{who} {mixtures}."
+            f"{named} needs at least {least} different mixtures; {who} {mixtures}."
         )
+
+
+def _check_size(observations: Observations, chosen: Law | None, params: float | None) -> None:
+    """Laws that see sizes must be told the run's, unless all observed ones are the same."""
+    sizes = {size for size in observations.params.tolist() if size == size}
+    if params is None and len(sizes) > 1 and (chosen is None or chosen.needs_params):
+        raise InvalidBudget(
+            f"The observations are of {len(sizes)} model sizes, from {min(sizes):,.0f} to "
+            f"{max(sizes):,.0f} parameters; give params, the size of the run to predict."
+        )
+
+
+def train_tokens(corpus: Corpus) -> dict[str, int] | None:
+    """Training tokens of a corpus by domain; None until it is measured."""
+    if corpus.tokens is None:
+        return None
+    return {name: int(counts["train_tokens"]) for name, counts in corpus.tokens.items()}
 
 
 def _tokens_available(body: FitBody, corpus: Corpus | None) -> dict[str, int] | None:
     if body.tokens_available is not None or corpus is None:
         return body.tokens_available
     if corpus.tokens is not None:
-        return {name: int(counts["train_tokens"]) for name, counts in corpus.tokens.items()}
+        return train_tokens(corpus)
     if body.observations is not None and body.constraints.max_epochs is not None:
         raise NotReady(
             f"max_epochs needs the token counts of {corpus.id}, which is not measured yet; "
@@ -162,18 +182,26 @@ def _tokens_available(body: FitBody, corpus: Corpus | None) -> dict[str, int] | 
     return None  # the job measures the corpus before it solves
 
 
-def _tokens_per_step(observations: Observations, given: int | None) -> int:
-    """Tokens of one step as the rows tell, 1 where they count tokens alone; else as given."""
-    ratios = observations.tokens / observations.steps
-    lowest, highest = float(ratios.min()), float(ratios.max())
-    told = lowest >= 1 and highest <= lowest * 1.001  # NaN, steps without tokens, tells nothing
-    if told and given is not None and abs(given / lowest - 1) > 0.001:
+def _tokens_per_step(
+    observations: Observations, chosen: Law | None, given: int | None
+) -> int | None:
+    """Tokens of one step as the rows tell, 1 where they count tokens alone; else as given.
+
+    None where they disagree but a law over model sizes counts tokens anyway.
+    """
+    told = observations.tokens_per_step
+    if told is not None and told < 1:
+        told = None
+    if told is not None and given is not None and abs(given / told - 1) > 0.001:
         raise InvalidTable(
-            f"tokens_per_step is {given}, but the table's rows have {lowest:g} tokens a step (1 "
+            f"tokens_per_step is {given}, but the table's rows have {told:g} tokens a step (1 "
             "where there is no `step` column); leave tokens_per_step out."
         )
-    if told or given is not None:
-        return given or round(lowest)
+    if told is not None or given is not None:
+        return given or round(told or 0)
+    sized = len(set(observations.params.tolist())) > 1 if chosen is None else chosen.needs_params
+    if sized and bool((observations.tokens > 0).all()):
+        return None
     raise InvalidTable(
         "The table doesn't say how many tokens a step has, or its rows disagree; add a `tokens` "
         "column, leave `step` out, or give tokens_per_step."

@@ -7,13 +7,17 @@ from fastapi import APIRouter, Query, Response
 from api.dependencies import DispatcherDep, Id, LedgerDep
 from api.jobs.routes import accept
 from api.jobs.schemas import JobView
-from api.mixtures.checks import checked_fit, checked_proportions
+from api.mixtures.checks import checked_fit, checked_proportions, train_tokens
 from api.mixtures.schemas import (
+    DesignRequest,
+    DesignView,
     FitBody,
     MixtureBody,
     MixturePage,
     MixtureSummary,
     MixtureView,
+    PredictBody,
+    PredictedView,
     SolveBody,
 )
 from api.openapi import ACCEPTED, created, problems
@@ -70,7 +74,9 @@ def fit_mixture(
             InfeasibleConstraints,
             InvalidBudget,
             InvalidMixture,
+            InvalidTable,
             NotReady,
+            TooFewMixtures,
             UnknownMixture,
             body=True,
         ),
@@ -93,6 +99,38 @@ def solve_mixture(body: SolveBody, ledger: LedgerDep, response: Response) -> Mix
     )
     response.headers["Location"] = f"/mixtures/{record.id}"
     return MixtureView.of(record)
+
+
+@router.post(
+    "/predict",
+    operation_id="predictMixture",
+    responses=problems(InvalidBudget, InvalidMixture, NotReady, UnknownMixture, body=True),
+)
+def predict_mixture(body: PredictBody, ledger: LedgerDep) -> PredictedView:
+    """Predict a run's losses by a mixture's fit, with 95% intervals; nothing is recorded."""
+    from api.mixtures.solving import predict
+
+    return predict(body, ledger.mixture(body.mixture_id))
+
+
+@router.post(
+    "/design",
+    operation_id="designMixtures",
+    responses=problems(
+        InfeasibleConstraints, InvalidBudget, InvalidMixture, InvalidTable, NotReady,
+        TooFewMixtures, UnknownCorpus, UnknownMixture, body=True,
+    ),
+)  # fmt: skip
+def design_mixtures(body: DesignRequest, ledger: LedgerDep) -> DesignView:
+    """Propose mixtures to run: spread over what is allowed, or the next ones of a fit."""
+    from api.mixtures.solving import first_runs, propose
+
+    if body.mixture_id is not None:
+        return propose(body, ledger.mixture(body.mixture_id))
+    if body.corpus_id is None:
+        return first_runs(body, list(body.domains or []), None)
+    corpus = ledger.corpus(body.corpus_id)
+    return first_runs(body, list(corpus.spec["domains"]), train_tokens(corpus))
 
 
 @router.post(

@@ -3,19 +3,16 @@
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from api.values import (
-    MAX_DOMAINS,
-    Body,
-    Identifier,
-    Name,
-    Seed,
-    Shares,
-    Tokens,
-    View,
-    Weights,
+from api.mixtures.questions import (
+    ConstraintsBody,
+    DesignBody,
+    ObjectiveBody,
+    Params,
+    TokensByDomain,
 )
+from api.values import MAX_DOMAINS, Body, Identifier, Name, Seed, Shares, Tokens, View
 from mixlab.ledger.records import MixtureRecord
 
 MAX_ROWS = 100_000
@@ -24,33 +21,6 @@ MAX_COLUMNS = 3 + 2 * MAX_DOMAINS + 100
 Column = Annotated[str, Field(min_length=1, max_length=120)]
 Cell = float | Annotated[str, Field(max_length=200)] | None
 Row = Annotated[dict[Column, Cell], Field(max_length=MAX_COLUMNS)]
-
-
-class ObjectiveBody(Body):
-    """What the mixture minimises: the weighted mean of the domains' predicted losses."""
-
-    weights: Weights | None = Field(None, description="By domain; equal where left out.")
-
-
-class ConstraintsBody(Body):
-    """What the mixture must obey."""
-
-    lower: Shares = Field(default_factory=dict, description="Least share by domain.")
-    upper: Shares = Field(default_factory=dict, description="Greatest share by domain.")
-    max_epochs: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
-        4.0, description="Share x budget is at most this many times a domain's tokens."
-    )
-
-
-class DesignBody(Body):
-    """Which proxy runs are made."""
-
-    count: int = Field(14, ge=1, le=1000, description="Mixtures to try.")
-    floor: float = Field(0.03, ge=0, lt=0.5, description="Least share of a domain in any run.")
-    seed: Seed = 0
-    repeated_seeds: int = Field(
-        2, ge=0, le=100, description="Extra runs of one mixture, which measure the seed's noise."
-    )
 
 
 class FitBody(Body):
@@ -89,14 +59,22 @@ class FitBody(Body):
         "`mixture.<domain>` and `loss.<target>`; then no proxy run is made.",
     )
     recipe: Name = Field("proxy_tiny", description="Of the proxy runs.")
-    law: Name = "bimix"
+    law: Name = Field(
+        "auto", description="A law's name; auto gives each target the one that predicts it best."
+    )
+    replicates: int = Field(
+        100, ge=0, le=1000, description="Bootstrap refits: for regret, its region, and risk."
+    )
     budget_tokens: int = Field(
         le=10**18, description="Tokens of the run that the mixture is for; at least 1."
+    )
+    params: Params | None = Field(
+        None, description="Its model's size; needed where the observations are of several sizes."
     )
     objective: ObjectiveBody = Field(default_factory=ObjectiveBody)
     constraints: ConstraintsBody = Field(default_factory=ConstraintsBody)
     design: DesignBody = Field(default_factory=DesignBody)
-    tokens_available: Annotated[dict[Name, Tokens], Field(max_length=MAX_DOMAINS)] | None = Field(
+    tokens_available: TokensByDomain | None = Field(
         None, description="Training tokens by domain; the corpus's own where left out."
     )
     tokens_per_step: Tokens | None = Field(
@@ -119,7 +97,111 @@ class SolveBody(Body):
     constraints: ConstraintsBody | None = Field(
         None, description="Replaces all constraints of the mixture that is solved again."
     )
-    tokens_available: Annotated[dict[Name, Tokens], Field(max_length=MAX_DOMAINS)] | None = None
+    tokens_available: TokensByDomain | None = None
+    params: Params | None = None
+
+
+class PredictBody(Body):
+    """A run to predict by a mixture's fit."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "mixture_id": "mix_0199f2c4",
+                    "proportions": {"code": 0.4, "legal": 0.6},
+                    "budget_tokens": 100_000_000,
+                }
+            ]
+        }
+    )
+
+    mixture_id: Identifier = Field(description="The mixture whose fit predicts.")
+    proportions: Shares | None = Field(
+        None, description="Sum to 1; those of the mixture itself where left out."
+    )
+    budget_tokens: int | None = Field(
+        None, le=10**18, description="As when the mixture was solved where left out."
+    )
+    step: Annotated[float, Field(gt=0, le=1e18)] | None = Field(
+        None, description="In the fit's step unit, instead of budget_tokens."
+    )
+    params: Params | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.step is not None and self.budget_tokens is not None:
+            raise ValueError("give budget_tokens or step, not both")
+        return self
+
+
+class PredictionView(View):
+    """One target's loss in nats per token."""
+
+    nats: float
+    low95: float = Field(description="Lower end of the 95% interval of a new run's loss.")
+    high95: float
+
+
+class PredictedView(View):
+    """What a fit predicts for a run."""
+
+    mixture_id: str
+    proportions: dict[str, float]
+    step: float
+    step_unit: str
+    params: float | None
+    predictions: dict[str, PredictionView] = Field(
+        description="By target; without targets whose law is undefined at these shares."
+    )
+    notes: list[str]
+
+
+class DesignRequest(Body):
+    """Runs to make: first ones over domains, or the next ones of a mixture's fit."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"domains": ["code", "legal", "web"], "count": 16},
+                {"mixture_id": "mix_0199f2c4", "count": 4},
+            ]
+        }
+    )
+
+    mixture_id: Identifier | None = Field(
+        None, description="Of its fit, the next runs that tell its optimum best."
+    )
+    corpus_id: Identifier | None = Field(None, description="First runs over its domains.")
+    domains: Annotated[list[Name], Field(min_length=2, max_length=MAX_DOMAINS)] | None = Field(
+        None, description="First runs over these."
+    )
+    count: int = Field(8, ge=1, le=256)
+    constraints: ConstraintsBody | None = Field(
+        None, description="That every run obeys; those of the mixture where left out."
+    )
+    budget_tokens: int | None = Field(None, le=10**18, description="Of a run, for epoch caps.")
+    tokens_available: TokensByDomain | None = None
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> Self:
+        given = [one for one in (self.mixture_id, self.corpus_id, self.domains) if one is not None]
+        if len(given) != 1:
+            raise ValueError("give one of mixture_id, corpus_id and domains")
+        return self
+
+
+class DesignView(View):
+    """Mixtures to run, the most telling first."""
+
+    mixtures: dict[str, dict[str, float]] = Field(description="Proportions by label.")
+    step: float | None = Field(description="Of the runs, in the fit's step unit; of next runs.")
+    params: float | None
+    expected_regret_nats: float | None = Field(
+        description="What the fit's optimum loses to the true one now, as far as can be told."
+    )
+    expected_regret_after_nats: float | None = Field(description="And after these runs.")
 
 
 class MixtureBody(Body):

@@ -70,7 +70,7 @@ def fit(
         share_floor=share_floor,
         step_unit=_step_unit(seen),
         steps_seen=(float(seen.steps.min()), float(seen.steps.max())),
-        tokens_per_step=_tokens_per_step(seen),
+        tokens_per_step=seen.tokens_per_step,
         shares_seen=_shares_seen(seen),
         sizes_seen=_sizes_seen(seen),
         notes=notes,
@@ -90,14 +90,6 @@ def _left_out(law: Law, observations: Observations) -> dict[str, str]:
 def _step_unit(observations: Observations) -> StepUnit:
     same = np.array_equal(observations.steps, observations.tokens)
     return "tokens" if same else "steps"
-
-
-def _tokens_per_step(observations: Observations) -> float | None:
-    per_step = observations.tokens / observations.steps
-    known = per_step[np.isfinite(per_step)]
-    if not len(known) or np.ptp(known) > SAME * known[0]:
-        return None
-    return float(known[0])
 
 
 def _shares_seen(observations: Observations) -> dict[str, tuple[float, float]]:

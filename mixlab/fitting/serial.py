@@ -10,6 +10,7 @@ from mixlab.fitting.answer import Fit, FitStatus, TargetFit
 from mixlab.fitting.intervals import HeldOut
 from mixlab.fitting.residual import residual_from_dict
 from mixlab.laws import law
+from mixlab.mixture import Array
 
 PLAIN = (
     "reason", "error_kind", "noise_percent", "r2_log_loss", "train_mre_percent", "rows",
@@ -80,8 +81,13 @@ def _to_dict(found: TargetFit) -> dict[str, Any]:
         "strength": found.strength,
         "heldout": None if found.heldout is None else found.heldout.to_dict(),
         "residual": None if found.residual is None else found.residual.to_dict(),
-        "replicates": None if found.replicates is None else found.replicates.tolist(),
+        "replicates": None if found.replicates is None else _rounded(found.replicates),
     }
+
+
+def _rounded(values: Array) -> list[list[float]]:
+    """To 7 digits, far below what replicates differ by: saved fits are half as long."""
+    return [[float(f"{value:.7g}") for value in row] for row in values.tolist()]
 
 
 def _from_dict(target: str, data: Mapping[str, Any], law_name: str) -> TargetFit:

@@ -22,7 +22,20 @@ from mixlab.laws.law import Inputs, Law, Mask, Parameter
 from mixlab.laws.lightgbm import LIGHTGBM
 from mixlab.laws.log_linear import LOG_LINEAR
 
-__all__ = ["BIMIX", "BIMIX_TRANSFER", "LAWS", "Inputs", "Law", "Mask", "Parameter", "law"]
+__all__ = [
+    "AUTO",
+    "BIMIX",
+    "BIMIX_TRANSFER",
+    "LAWS",
+    "Inputs",
+    "Law",
+    "Mask",
+    "Parameter",
+    "law",
+    "minimum_mixtures",
+]
+
+AUTO = "auto"  # in place of a law's name: for each target the law that predicts it best
 
 LAWS = {
     found.name: found
@@ -55,3 +68,13 @@ def law(name: str) -> Law:
     near = get_close_matches(name, LAWS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownLaw(f"There is no law {name!r}; there are {', '.join(LAWS)}.{hint}")
+
+
+def minimum_mixtures(name: str) -> int:
+    """How many different mixtures a law needs; with "auto", the least that any law needs.
+
+    Raises UnknownLaw.
+    """
+    if name != AUTO:
+        return law(name).minimum_mixtures
+    return min(one.minimum_mixtures for one in LAWS.values() if one.needs_mixture)

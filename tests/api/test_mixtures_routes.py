@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ from fastapi.testclient import TestClient
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, MixtureRecord, Queue
 from mixlab.recipes import proxy_tiny
+from mixlab.tables import from_rows, write_table
+from tests.api.conftest import TRUTH
 
 Rows = list[dict[str, Any]]
 
@@ -34,14 +37,22 @@ def test_a_fit_of_a_corpus_is_a_job_that_knows_the_whole_problem(
         "corpus_id": corpus_id,
         "observations": None,
         "recipe": "proxy_tiny",
-        "law": "bimix",
+        "law": "auto",
+        "replicates": 100,
         "budget_tokens": 1_000_000,
-        "objective": {"weights": {"code": 2, "legal": 1}},
-        "constraints": {"lower": {"code": 0.2}, "upper": {}, "max_epochs": 4.0},
+        "params": None,
+        "objective": {
+            "weights": {"code": 2, "legal": 1}, "kind": "mean", "reference_nats": None,
+            "reference_mixture": None, "risk": None,
+        },
+        "constraints": {
+            "lower": {"code": 0.2}, "upper": {}, "max_epochs": 4.0, "groups": {}, "linear": [],
+            "near": None, "repetition": None,
+        },
         "design": {"count": 14, "floor": 0.03, "seed": 0, "repeated_seeds": 2},
         "tokens_available": None,
         "tokens_per_step": proxy_tiny().tokens_per_step,
-    }
+    }  # fmt: skip
 
 
 def test_a_fit_of_a_table_takes_its_tokens_per_step_from_the_rows(
@@ -103,6 +114,37 @@ def test_a_table_of_steps_alone_needs_the_tokens_of_a_step(
         ({"objective": {"weights": {"poems": 1}}}, 422, "invalid-mixture"),
         ({"objective": {"weights": {"code": 0}}}, 422, "invalid-mixture"),
         ({"objective": {"weights": {"code": -1}}}, 422, "invalid-request"),
+        ({"objective": {"kind": "best"}}, 422, "invalid-request"),
+        ({"objective": {"kind": "excess"}}, 422, "invalid-request"),
+        ({"objective": {"kind": "mean", "reference_nats": {"code": 1.0}}}, 422,
+         "invalid-request"),
+        ({"objective": {"kind": "excess", "reference_nats": {"poems": 1.0}}}, 422,
+         "invalid-mixture"),
+        ({"objective": {"kind": "excess", "reference_mixture": {"code": 0.5}}}, 422,
+         "invalid-mixture"),
+        ({"objective": {"kind": "excess", "reference_mixture": {"poems": 1.0}}}, 422,
+         "invalid-mixture"),
+        ({"objective": {"risk": 1.0}}, 422, "invalid-request"),
+        ({"constraints": {"groups": {"text": {"domains": ["legal", "poems"]}}}}, 422,
+         "infeasible-constraints"),
+        ({"constraints": {"groups": {"code": {"domains": ["legal"]}}}}, 422,
+         "infeasible-constraints"),
+        ({"constraints": {"groups": {"text": {"domains": []}}}}, 422, "invalid-request"),
+        ({"constraints": {"lower": {"code": 0.7},
+                          "groups": {"text": {"domains": ["legal", "talk"], "lower": 0.5}}}}, 422,
+         "infeasible-constraints"),
+        ({"constraints": {"linear": [{"coefficients": {"code": 1}, "lower": 0.9},
+                                     {"coefficients": {"code": 1}, "upper": 0.1}]}}, 422,
+         "infeasible-constraints"),
+        ({"constraints": {"linear": [{"coefficients": {"code": 1}}]}}, 422,
+         "infeasible-constraints"),
+        ({"constraints": {"near": {"mixture": {"code": 0.5}, "kl_nats": 0.1}}}, 422,
+         "invalid-mixture"),
+        ({"constraints": {"near": {"mixture": {"code": 1.0}, "kl_nats": 0}}}, 422,
+         "invalid-request"),
+        ({"constraints": {"repetition": {"r_star": -1}}}, 422, "invalid-request"),
+        ({"replicates": -1}, 422, "invalid-request"),
+        ({"params": 0}, 422, "invalid-request"),
         ({"design": {"count": 1}}, 422, "too-few-mixtures"),
         ({"design": {"floor": 0.4}}, 422, "invalid-mixture"),
         ({"design": {"colour": "red"}}, 422, "invalid-request"),
@@ -221,6 +263,158 @@ def test_a_solve_that_cannot_succeed_is_refused(
 ) -> None:
     answer = client.post("/mixtures/solve", json={"mixture_id": fitted().id, **change})
     assert (answer.status_code, slug(answer)) == (status, expected), answer.text
+
+
+def test_other_objectives_and_constraints_are_obeyed(
+    client: TestClient, fitted: Callable[..., MixtureRecord]
+) -> None:
+    parent = fitted().id
+
+    def shares(**change: Any) -> dict[str, float]:
+        answer = client.post("/mixtures/solve", json={"mixture_id": parent, **change})
+        assert answer.status_code == 201, answer.text
+        found: dict[str, float] = answer.json()["proportions"]
+        return found
+
+    group = shares(constraints={"groups": {"text": {"domains": ["legal", "talk"], "upper": 0.3}}})
+    assert group["legal"] + group["talk"] == pytest.approx(0.3, abs=1e-6)
+    linear = {"coefficients": {"code": 1, "talk": -2}, "lower": 0.2, "name": "code enough"}
+    summed = shares(constraints={"linear": [linear]})
+    assert summed["code"] - 2 * summed["talk"] >= 0.2 - 1e-6
+    near = {"mixture": {"code": 0.8, "legal": 0.1, "talk": 0.1}, "kl_nats": 0.01}
+    assert shares(constraints={"near": near})["code"] == pytest.approx(0.8, abs=0.1)
+    reference = {"code": 0.7, "legal": 0.2, "talk": 0.1}
+    excess = shares(objective={"kind": "excess", "reference_mixture": reference})
+    assert excess["code"] > shares()["code"]
+
+
+def test_a_solution_says_what_constraints_cost_and_how_sure_it_is(
+    client: TestClient, fitted: Callable[..., MixtureRecord]
+) -> None:
+    body = {"mixture_id": fitted().id, "constraints": {"upper": {"talk": 0.2}}}
+    report = client.post("/mixtures/solve", json=body).json()["report"]
+    assert any("talk" in words for words in report["solution"]["statements"])
+    assert report["solution"]["gap_nats"] <= 1e-6
+    assert report["regret"] is None  # the fit has no bootstrap
+    for name, nats in report["solution"]["predicted_nats"].items():
+        one = report["predictions"][name]
+        assert one["low95"] <= nats <= one["high95"]
+
+
+def test_a_run_is_predicted_with_intervals_by_the_names_of_its_domains(
+    client: TestClient, fitted: Callable[..., MixtureRecord]
+) -> None:
+    body = {"mixture_id": fitted().id, "proportions": {"talk": 0.25, "code": 0.5, "legal": 0.25}}
+    answer = client.post("/mixtures/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["step"], found["step_unit"]) == (10_000, "steps")  # the mixture's own budget
+    assert any("outside those observed" in note for note in found["notes"])
+    for name, (scale, alpha, beta, floor) in TRUTH.items():
+        share = body["proportions"][name]
+        truth = share**-alpha * (scale * 10_000.0**-beta + floor)
+        one = found["predictions"][name]
+        assert one["nats"] == pytest.approx(truth, rel=1e-3)
+        assert one["low95"] <= truth <= one["high95"]
+    shorter = client.post("/mixtures/predict", json={**body, "budget_tokens": 4096 * 500}).json()
+    assert shorter["step"] == 500
+    assert shorter["notes"] == []
+    assert client.post("/mixtures/predict", json={**body, "step": 500.0}).json() == shorter
+    own = client.post("/mixtures/predict", json={"mixture_id": body["mixture_id"]}).json()
+    assert own["proportions"] == pytest.approx(dict.fromkeys(TRUTH, 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "expected"),
+    [
+        ({"mixture_id": "mix_none"}, 404, "unknown-mixture"),
+        ({"proportions": {"code": 0.5}}, 422, "invalid-mixture"),
+        ({"proportions": {"code": 0.5, "poems": 0.5}}, 422, "invalid-mixture"),
+        ({"budget_tokens": 0}, 422, "invalid-budget"),
+        ({"step": 0.0}, 422, "invalid-request"),
+        ({"step": 5.0, "budget_tokens": 5}, 422, "invalid-request"),
+        ({"params": -1.0}, 422, "invalid-request"),
+    ],
+)
+def test_a_prediction_that_cannot_be_is_refused(
+    client: TestClient, fitted: Callable[..., MixtureRecord], change: dict[str, Any], status: int,
+    expected: str,
+) -> None:  # fmt: skip
+    answer = client.post("/mixtures/predict", json={"mixture_id": fitted().id, **change})
+    assert (answer.status_code, slug(answer)) == (status, expected), answer.text
+
+
+def test_a_target_whose_law_says_nothing_of_no_share_is_left_out(
+    client: TestClient, fitted: Callable[..., MixtureRecord]
+) -> None:
+    body = {"mixture_id": fitted().id, "proportions": {"code": 0.5, "legal": 0.5}, "step": 500.0}
+    found = client.post("/mixtures/predict", json=body).json()
+    assert set(found["predictions"]) == {"code", "legal"}
+    assert any("talk" in note for note in found["notes"])
+
+
+def test_first_runs_fill_what_is_allowed(client: TestClient, corpus_id: str) -> None:
+    body = {"count": 6, "constraints": {"lower": {"code": 0.2}, "upper": {"talk": 0.4}}}
+    for subject in ({"corpus_id": corpus_id}, {"domains": ["code", "legal", "talk"]}):
+        answer = client.post("/mixtures/design", json={**subject, **body})
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["mixtures"]
+        assert len(found) == 6
+        for shares in found.values():
+            assert sum(shares.values()) == pytest.approx(1)
+            assert shares["code"] >= 0.2 - 1e-9
+            assert shares["talk"] <= 0.4 + 1e-9
+
+
+def test_next_runs_are_proposed_from_a_fits_own_observations(
+    client: TestClient, fitted: Callable[..., MixtureRecord], observation_rows: Rows, tmp_path: Path
+) -> None:
+    write_table(from_rows(observation_rows), tmp_path / "seen.parquet")
+    record = fitted(observations_file=str(tmp_path / "seen.parquet"))
+    body = {"mixture_id": record.id, "count": 2, "constraints": {"upper": {"code": 0.5}}}
+    answer = client.post("/mixtures/design", json=body)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert len(found["mixtures"]) == 2
+    assert all(shares["code"] <= 0.5 + 1e-9 for shares in found["mixtures"].values())
+    assert found["step"] == 800
+    assert 0 <= found["expected_regret_after_nats"] <= found["expected_regret_nats"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "expected"),
+    [
+        ({}, 422, "invalid-request"),
+        ({"corpus_id": "corpus_none", "domains": ["a", "b"]}, 422, "invalid-request"),
+        ({"corpus_id": "corpus_none"}, 404, "unknown-corpus"),
+        ({"mixture_id": "mix_none"}, 404, "unknown-mixture"),
+        ({"domains": ["a"]}, 422, "invalid-request"),
+        ({"domains": ["a", "a"]}, 422, "invalid-mixture"),
+        ({"domains": ["a", "b"], "count": 0}, 422, "invalid-request"),
+        ({"domains": ["a", "b"], "constraints": {"lower": {"a": 0.7, "b": 0.7}}}, 422,
+         "infeasible-constraints"),
+        ({"mixture_id": "FITTED"}, 409, "not-ready"),
+    ],
+)  # fmt: skip
+def test_a_design_that_cannot_be_is_refused(
+    client: TestClient, fitted: Callable[..., MixtureRecord], body: dict[str, Any], status: int,
+    expected: str,
+) -> None:  # fmt: skip
+    if body.get("mixture_id") == "FITTED":
+        body = {"mixture_id": fitted().id}
+    answer = client.post("/mixtures/design", json=body)
+    assert (answer.status_code, slug(answer)) == (status, expected), answer.text
+
+
+def test_observations_of_several_sizes_need_the_runs_size(
+    client: TestClient, observation_rows: Rows
+) -> None:
+    rows = [{**row, "params": 10**6 * (1 + at % 2)} for at, row in enumerate(observation_rows)]
+    body = {"observations": rows, "budget_tokens": 10**9}
+    without = client.post("/mixtures/fit", json=body)
+    assert (without.status_code, slug(without)) == (422, "invalid-budget")
+    assert "params" in without.json()["detail"]
+    assert client.post("/mixtures/fit", json={**body, "params": 1e8}).status_code == 202
 
 
 def test_a_registered_mixture_covers_all_domains_and_has_no_fit(

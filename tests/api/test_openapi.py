@@ -9,7 +9,8 @@ from fastapi import FastAPI
 ROUTES = {
     ("post", "/corpora"), ("get", "/corpora"), ("get", "/corpora/{corpus_id}"),
     ("post", "/corpora/{corpus_id}/entropy"), ("post", "/mixtures/fit"),
-    ("post", "/mixtures/solve"), ("post", "/mixtures"), ("get", "/mixtures"),
+    ("post", "/mixtures/solve"), ("post", "/mixtures/predict"), ("post", "/mixtures/design"),
+    ("post", "/mixtures"), ("get", "/mixtures"),
     ("get", "/mixtures/{mixture_id}"),
     ("post", "/trainings"), ("get", "/trainings/{training_id}"), ("get", "/jobs"),
     ("get", "/jobs/{job_id}"), ("post", "/jobs/{job_id}/cancel"),

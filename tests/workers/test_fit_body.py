@@ -245,8 +245,8 @@ def test_repeated_text_and_failed_runs_are_told(ledger: Ledger, settings: Worker
     assert states["design-02"]["state"] == "failed"
     least, most = report["notes"], max(run["epochs"]["talk"] for run in report["proxy_runs"])
     assert most < 4
-    assert least == ["1 of 7 proxy runs failed or were cancelled, and were left out: "
-                     "design-02/seed-0"]  # fmt: skip
+    assert least[0] == ("1 of 7 proxy runs failed or were cancelled, and were left out: "
+                        "design-02/seed-0")  # fmt: skip
     longer = ended(ledger, settings, fitting(ledger, corpus, recipe="proxy_tiny"))
     (note,) = (n for n in solved(ledger, longer).report["notes"] if "talk" in n)
     assert "talk up to" in note
@@ -269,3 +269,26 @@ def test_too_few_successful_runs_fail_the_fit_with_what_they_met(
     assert job.error["type"] == slug
     assert told in job.error["detail"]
     assert "the loss is 99 nats" in job.error["detail"]
+
+
+def test_auto_says_why_it_chose_and_the_bootstrap_how_sure_it_is(
+    ledger: Ledger, settings: WorkerSettings
+) -> None:
+    corpus = measured_corpus(ledger, settings)
+    job = fitting(ledger, corpus, law="auto", replicates=20)
+    record = solved(ledger, ended(ledger, settings, job))
+    report = record.report
+    assert record.fit is not None
+    assert record.fit["law"] == "auto"
+    for name, chosen in report["choice"]["targets"].items():
+        assert chosen["law"] == record.fit["targets"][name]["law"]
+        assert chosen["law"] in chosen["reason"]
+        assert len(record.fit["targets"][name]["replicates"]) == 20
+        one = report["predictions"][name]
+        assert one["low95"] <= one["nats"] <= one["high95"]
+    assert report["regret"]["expected_regret_nats"] >= 0
+    assert set(report["regret"]["region"]) == set(TRUTH)
+    for runs in report["next_runs"]["mixtures"].values():
+        assert sum(runs.values()) == pytest.approx(1)
+    # Reasons stand with the choice, not once more among the notes.
+    assert not any("held-out" in note for note in report["notes"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixlab.errors import TooFewMixtures
-from mixlab.laws import Law
+from mixlab.laws import AUTO, minimum_mixtures
 from mixlab.ledger.records import Job, JobState, Run
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
@@ -28,7 +28,7 @@ class Evidence:
 
 
 def evidence_of(
-    ended: Ended, law: Law, train_tokens: Mapping[str, int], references: Mapping[str, Mixture]
+    ended: Ended, law_name: str, train_tokens: Mapping[str, int], references: Mapping[str, Mixture]
 ) -> Evidence:
     """Observations of the runs that succeeded.
 
@@ -39,7 +39,7 @@ def evidence_of(
         for proxy, job, made in ended
         if made is not None and made.error is None and job.state is JobState.SUCCEEDED
     }
-    _check_enough(ended, used, law)
+    _check_enough(ended, used, law_name)
     listed = [
         {
             "run_id": made.id if made else None,
@@ -61,17 +61,19 @@ def evidence_of(
     return Evidence(Observations.of(rows), listed, references, notes_on(listed))
 
 
-def _check_enough(ended: Ended, used: Mapping[str, Run], law: Law) -> None:
+def _check_enough(ended: Ended, used: Mapping[str, Run], law_name: str) -> None:
     failed = [(proxy, job) for proxy, job, _ in ended if proxy.key not in used]
     if not used:
         proxy, job = failed[0]
         raise error_of(job, f"None of the {len(ended)} proxy runs succeeded; {proxy.key}: ")
     mixtures = {proxy.label for proxy, _, _ in ended if proxy.key in used}
-    if len(mixtures) < law.minimum_mixtures:
+    least = minimum_mixtures(law_name)
+    if len(mixtures) < least:
         why = "; ".join(f"{proxy.key}: {error_of(job)}" for proxy, job in failed[:3])
         raise TooFewMixtures(
-            f"Proxy runs succeeded on {len(mixtures)} mixtures, but {law.name} needs at least "
-            f"{law.minimum_mixtures}; {len(failed)} of {len(ended)} runs did not succeed. {why}"
+            f"Proxy runs succeeded on {len(mixtures)} mixtures, but "
+            f"{'any law' if law_name == AUTO else law_name} needs at least {least}; "
+            f"{len(failed)} of {len(ended)} runs did not succeed. {why}"
         )
 
 

@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from mixlab import tables
+from mixlab.answers import answered, heldout_errors
+from mixlab.choosing import Choice, choose, fit_auto
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.design import design_mixtures
-from mixlab.diagnostics import heldout_mre_percent, seed_noise
+from mixlab.diagnostics import seed_noise
 from mixlab.entropy.weighting import softmax_mixture
 from mixlab.errors import DomainTooSmall
 from mixlab.fitting import Fit, fit
-from mixlab.laws import law
+from mixlab.laws import AUTO, law
 from mixlab.mixture import Mixture
+from mixlab.predictions import predictions
+from mixlab.questions import Question, constraints_from
 from mixlab.recipes import recipe
 from mixlab.runs import Observations
-from mixlab.solvers import Constraints, Objective, Solution, solve
+from mixlab.solvers import Constraints, Solution
 from workers.jobs.context import JobContext
 from workers.jobs.evidence import Evidence, evidence_of
 from workers.jobs.proxies import Proxy, collect, submit_missing
 from workers.jobs.waiting import measured
+
+NEXT_RUNS = 4  # that a report proposes
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,24 @@ class Problem:
     """What is to be solved once there are observations."""
 
     law: str
+    replicates: int
     budget_tokens: int
-    tokens_per_step: int
-    weights: Mapping[str, float] | None
+    params: float | None
+    tokens_per_step: int | None  # None where the fit counts tokens
+    objective: Mapping[str, Any]
     constraints: Mapping[str, Any]
     tokens_available: Mapping[str, int] | None
 
-    @property
-    def step(self) -> float:
-        """The step at which the budget is spent, in the observations' own steps."""
-        return self.budget_tokens / self.tokens_per_step
+    def question(self, fitted: Fit) -> Question:
+        """The problem at the step of the fit where the budget is spent."""
+        return Question(
+            step=fitted.step_at(self.budget_tokens, self.tokens_per_step),
+            budget_tokens=self.budget_tokens,
+            params=self.params,
+            tokens_available=self.tokens_available,
+            objective=self.objective,
+            constraints=self.constraints,
+        )
 
 
 def run(context: JobContext) -> Mapping[str, Any] | None:
@@ -70,9 +84,7 @@ def _from_corpus(context: JobContext) -> Evidence | None:
     if not submit_missing(context, wanted):
         return None
     ended = collect(context, wanted)
-    return evidence_of(
-        ended, law(str(context.job.payload["law"])), _train_tokens(context), references
-    )
+    return evidence_of(ended, str(context.job.payload["law"]), _train_tokens(context), references)
 
 
 def _check_before_training(context: JobContext) -> None:
@@ -138,75 +150,91 @@ def _problem(context: JobContext) -> Problem:
         available = _train_tokens(context)
     return Problem(
         law=str(payload["law"]),
+        replicates=int(payload.get("replicates") or 0),
         budget_tokens=int(payload["budget_tokens"]),
-        tokens_per_step=int(payload["tokens_per_step"]),
-        weights=(payload.get("objective") or {}).get("weights"),
+        params=payload.get("params"),
+        tokens_per_step=payload["tokens_per_step"],
+        objective=payload.get("objective") or {},
         constraints=payload.get("constraints") or {},
         tokens_available=available,
     )
 
 
 def _fit_and_solve(context: JobContext, problem: Problem, evidence: Evidence) -> str:
-    chosen = law(problem.law)
-    fitted = fit(chosen, evidence.observations)
+    fitted, choice = _fitted(problem, evidence.observations)
     context.progress("solve", 0.99)
-    objective = Objective(weights=problem.weights, step=problem.step)
-    solution = solve(fitted, objective, constraints_of(problem))
+    question = problem.question(fitted)
+    answer = answered(fitted, question, observations=evidence.observations, next_count=NEXT_RUNS)
     path = _keep(context, evidence.observations)
     record = context.ledger.add_mixture(
         corpus_id=context.job.payload.get("corpus_id"),
         job_id=context.job.id,
         parent_id=None,
-        proportions=dict(solution.mixture.proportions),
+        proportions=dict(answer.solution.mixture.proportions),
         fit=fitted.to_dict(),
         report={
-            "objective": {"weights": problem.weights},
+            "objective": dict(problem.objective),
             "constraints": dict(problem.constraints),
             "budget_tokens": problem.budget_tokens,
+            "params": problem.params,
             "tokens_per_step": problem.tokens_per_step,
             "tokens_available": problem.tokens_available,
-            "step": problem.step,
-            "predicted_nats": dict(solution.predicted_nats),
-            "prediction_errors_nats": _prediction_errors(fitted, solution),
-            "solution": solution.to_dict(),
-            "references": _references(fitted, problem, evidence.references),
-            "heldout_mre_percent": heldout_mre_percent(chosen, evidence.observations),
+            "step": question.step,
+            "predicted_nats": dict(answer.solution.predicted_nats),
+            **answer.to_dict(),
+            "prediction_errors_nats": _prediction_errors(fitted, answer.solution, problem.params),
+            "references": _references(fitted, question, evidence.references),
+            "choice": None if choice is None else choice.to_dict(),
+            "heldout_mre_percent": heldout_errors(fitted),
             "seed_noise_nats": seed_noise(evidence.observations),
             "proxy_runs": evidence.proxy_runs,
-            "notes": evidence.notes,
+            "notes": [*evidence.notes, *_fit_notes(fitted, choice), *answer.notes],
             "observations_file": str(path),
         },
     )
     return record.id
 
 
-def _prediction_errors(fitted: Fit, solution: Solution) -> dict[str, float | None]:
-    """Standard errors of the solution's predictions, of targets whose domain has a share."""
-    given = [name for name, share in solution.mixture if share > 0 and name in fitted.targets]
-    return fitted.prediction_errors(solution.mixture, solution.step, targets=given)
+def _fitted(problem: Problem, observations: Observations) -> tuple[Fit, Choice | None]:
+    """The fit, and with law "auto" how each target's law was chosen."""
+    if problem.law != AUTO:
+        return fit(law(problem.law), observations, replicates=problem.replicates), None
+    choice = choose(observations)
+    return fit_auto(observations, choice=choice, replicates=problem.replicates), choice
+
+
+def _fit_notes(fitted: Fit, choice: Choice | None) -> list[str]:
+    """The fit's notes without the reasons of choices, which stand in a place of their own."""
+    chosen = {} if choice is None else choice.targets
+    reasons = {f"{name}: {one.reason}" for name, one in chosen.items()}
+    return [note for note in fitted.notes if note not in reasons]
+
+
+def _prediction_errors(
+    fitted: Fit, solution: Solution, params: float | None
+) -> dict[str, float | None]:
+    """Standard errors of the solution's predictions, of targets that it predicts."""
+    given = [name for name in fitted.targets if name in solution.predicted_nats]
+    return fitted.prediction_errors(solution.mixture, solution.step, params=params, targets=given)
 
 
 def constraints_of(problem: Problem) -> Constraints:
     """The constraints of a problem, with its budget and the tokens there are."""
-    return Constraints(
-        lower=problem.constraints.get("lower") or {},
-        upper=problem.constraints.get("upper") or {},
-        max_epochs=problem.constraints.get("max_epochs"),
-        budget_tokens=problem.budget_tokens,
-        tokens_available=problem.tokens_available or {},
-    )
+    return constraints_from(problem.constraints, problem.budget_tokens, problem.tokens_available)
 
 
 def _references(
-    fitted: Fit, problem: Problem, mixtures: Mapping[str, Mixture]
+    fitted: Fit, question: Question, mixtures: Mapping[str, Mixture]
 ) -> dict[str, dict[str, Any]]:
-    return {
-        name: {
+    found = {}
+    for name, mixture in mixtures.items():
+        predicted = predictions(fitted, mixture, question.step, params=question.params)
+        found[name] = {
             "proportions": dict(mixture.proportions),
-            "predicted_nats": fitted.predict(mixture, problem.step),
+            "predicted_nats": {target: one.nats for target, one in predicted.items()},
+            "predictions": {target: one.to_dict() for target, one in predicted.items()},
         }
-        for name, mixture in mixtures.items()
-    }
+    return found
 
 
 def _keep(context: JobContext, observations: Observations) -> Path:
