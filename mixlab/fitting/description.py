@@ -146,7 +146,8 @@ def _intervals(
         errors[parameter.name] = intervals[parameter.name] = None
         if not found.free[index] or parameter.name in found.at_bound or known.kind == "none":
             continue
-        value, log_error = float(found.values[index]), float(known.covariance[index, index]) ** 0.5
+        value = float(found.values[index])
+        log_error = max(0.0, float(known.covariance[index, index])) ** 0.5  # not below 0 by rounding
         if parameter.signed:
             errors[parameter.name] = log_error
             reach = known.quantile * log_error
