@@ -28,6 +28,7 @@ SMALLEST_SCALE = 1e-6  # noiseless losses would give 0
 VAGUE_LOG_ERROR = 0.3
 UNFELT = 1e-4
 FACTOR_LIKE = 0.3  # how uneven the effect of a parameter that sets the level may be
+LARGEST_SHIFT = 50.0  # of a logarithm: a start that needs more is no start
 NEAR_BOUND = 0.01  # in the logarithm; of the range where signed
 
 
@@ -92,10 +93,14 @@ def _levelled(problem: Problem, starts: Array, free: Mask) -> Array:
     levelled = starts.copy()
     for start, misses, slopes in zip(levelled, residuals, jacobian, strict=True):
         uneven = np.where(free & ~problem.signed, slopes.std(axis=0), np.inf)
-        uneven = uneven / np.maximum(np.abs(slopes.mean(axis=0)), 1e-12)
+        size = np.abs(slopes.mean(axis=0))
+        # What moves no loss at all, as exponents of a held term do, sets no level.
+        uneven = np.where(size > 1e-12, uneven / np.maximum(size, 1e-12), np.inf)
         factor = int(np.argmin(np.nan_to_num(uneven, nan=np.inf)))
+        if not uneven[factor] < FACTOR_LIKE:  # no parameter moves all losses alike
+            continue
         shift = -float(np.median(misses)) / float(slopes[:, factor].mean())
-        if uneven[factor] < FACTOR_LIKE and np.isfinite(shift):
+        if abs(shift) < LARGEST_SHIFT:
             start[factor] *= np.exp(shift)
     return levelled
 
