@@ -210,6 +210,8 @@ def _unfit(one: Law, observations: Observations) -> str | None:
     needed = MIXTURES_PER_DOMAIN.get(one.name, 0) * len(observations.domains)
     if mixtures < needed:
         return f"needs {needed} mixtures to be worth its parameters, and the table has {mixtures}"
+    if one.residual == "process":
+        return "competes under the name of its formula, with and without the process"
     if one.name in ONLY_NAMED:
         return f"tried only where it is named: {ONLY_NAMED[one.name]}"
     return None
@@ -286,6 +288,8 @@ def _candidates(name: str, found: TargetFit) -> dict[str, tuple[Array, int]]:
     assert found.heldout_formula_errors is not None
     count = len(found.parameters)
     whole = _by_mixture(found, found.heldout_errors)
+    if LAWS[name].residual == "process":
+        return {name: (whole, count + PROCESS_PARAMETERS)}
     if not isinstance(found.residual, Process):
         return {name: (whole, count)}
     plain = {name: (_by_mixture(found, found.heldout_formula_errors), count)}
