@@ -147,7 +147,7 @@ def _intervals(
         if not found.free[index] or parameter.name in found.at_bound or known.kind == "none":
             continue
         value = float(found.values[index])
-        log_error = max(0.0, float(known.covariance[index, index])) ** 0.5  # not below 0 by rounding
+        log_error = max(0.0, float(known.covariance[index, index])) ** 0.5  # rounding
         if parameter.signed:
             errors[parameter.name] = log_error
             reach = known.quantile * log_error
