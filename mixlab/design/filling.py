@@ -41,7 +41,7 @@ def filling_mixtures(
     size = min(MOST_CANDIDATES, max(FEWEST_CANDIDATES, CANDIDATES_PER_POINT * count))
     candidates = even(allowed(constraints or Constraints(), names), size, seed)
     chosen = farthest(candidates, shares_of(taken, names), count)
-    return labelled("design", names, chosen)
+    return labelled("design", [Mixture.of(names, row) for row in chosen])
 
 
 def allowed(constraints: Constraints, domains: tuple[str, ...]) -> Region:
@@ -63,9 +63,6 @@ def shares_of(mixtures: Sequence[Mixture], domains: tuple[str, ...]) -> Array:
     return found.reshape(len(mixtures), len(domains))
 
 
-def labelled(word: str, domains: tuple[str, ...], shares: Array) -> dict[str, Mixture]:
+def labelled(word: str, mixtures: Sequence[Mixture]) -> dict[str, Mixture]:
     """Mixtures by label, numbered from 1."""
-    return {
-        f"{word}-{number:02d}": Mixture.of(domains, row)
-        for number, row in enumerate(shares, start=1)
-    }
+    return {f"{word}-{number:02d}": one for number, one in enumerate(mixtures, start=1)}

@@ -44,11 +44,11 @@ def nearest(candidates: Array, taken: Array) -> Array:
     return np.asarray(np.min([distances(candidates, shares) for shares in taken], axis=0))
 
 
-def farthest(candidates: Array, taken: Array, count: int) -> Array:
+def farthest(candidates: Array, taken: Array, count: int, *, least: float = DISTINCT) -> Array:
     """`count` of the candidates, each the farthest from those taken and chosen so far.
 
     Without any taken, the first is the one nearest to the candidates' mean. Raises
-    InvalidMixture where too few differ.
+    InvalidMixture where too few differ by `least`.
     """
     gaps = nearest(candidates, taken)
     chosen: list[Array] = []
@@ -56,7 +56,7 @@ def farthest(candidates: Array, taken: Array, count: int) -> Array:
         best = int(np.argmax(gaps))
         if not len(taken) and not chosen:
             best = int(np.argmin(distances(candidates, candidates.mean(axis=0))))
-        if gaps[best] < DISTINCT:
+        if gaps[best] < least:
             raise InvalidMixture(
                 f"Within these bounds were found only {len(chosen)} new mixtures that differ "
                 f"enough to tell apart, not {count}; widen the bounds or ask for fewer."

@@ -24,7 +24,7 @@ import numpy as np
 
 from mixlab.design.draws import misfit, with_draws
 from mixlab.design.filling import labelled, shares_of
-from mixlab.design.points import DISTINCT, distances, even, nearby, nearest
+from mixlab.design.points import DISTINCT, distances, even, farthest, nearby, nearest
 from mixlab.errors import InvalidMixture, InvalidTable, TooFewMixtures
 from mixlab.fitting import Fit
 from mixlab.mixture import Array, Mixture
@@ -35,7 +35,7 @@ from mixlab.solvers.objective import Objective, Score, score
 from mixlab.solvers.problem import Problem, View, problem, view
 
 DRAWS = 64
-CANDIDATES = 512
+EVEN, FAR, NEAR = 2048, 256, 256  # mixtures all over the region, the farthest of them, and near
 # How near to the best so far contenders are sought, in turn.
 REFINEMENTS = (0.3, 0.1, 0.03)
 
@@ -112,12 +112,13 @@ def next_runs(
     ensemble = _ensemble(drawn, objective, constraints, step, params)
     free = _free(found, best, seed)
     contenders = _contenders(ensemble, np.concatenate([best, free]), seed)
-    offered = _offered(candidates, fit.domains, np.concatenate([contenders, free]))
+    offered = _offered(candidates, fit.domains, contenders, free)
     gaps = ensemble.objective(np.concatenate([best, contenders]))
-    open_ = nearest(offered, observations.proportions) >= DISTINCT
-    chosen, after = _greedy(ensemble, offered[open_], gaps, count)
+    rows = shares_of(offered, fit.domains)
+    new = np.flatnonzero(nearest(rows, observations.proportions) >= DISTINCT)
+    chosen, after = _greedy(ensemble, rows[new], gaps, count)
     return NextRuns(
-        mixtures=labelled("next", fit.domains, offered[open_][chosen]),
+        mixtures=labelled("next", [offered[new[index]] for index in chosen]),
         solution=solution,
         expected_regret_nats=_regret(gaps),
         expected_regret_after_nats=_regret(after),
@@ -155,26 +156,31 @@ def _ensemble(
 
 def _free(found: Problem, best: Array, seed: int) -> Array:
     """Mixtures all over the region, and around the solution."""
-    spread = even(found.region, 2 * CANDIDATES, seed, found.start)
-    return np.concatenate([spread[:CANDIDATES], nearby(best, spread[CANDIDATES:], 0.02, seed)])
+    spread = even(found.region, EVEN + NEAR, seed, found.start)
+    return np.concatenate([spread[:EVEN], nearby(best, spread[EVEN:], 0.02, seed)])
 
 
 def _contenders(ensemble: _Ensemble, points: Array, seed: int) -> Array:
     """The best mixture of every draw, (draw, domain), sought ever nearer to the best so far."""
     best = points[np.argmin(ensemble.objective(points), axis=1)]
     for turn, least in enumerate(REFINEMENTS):
-        near = nearby(best, points[-CANDIDATES:], least, seed + turn + 1)
+        near = nearby(best, points[-2 * NEAR :], least, seed + turn + 1)
         tried = np.concatenate([best, near])
         best = tried[np.argmin(ensemble.objective(tried), axis=1)]
     return np.asarray(best)
 
 
-def _offered(candidates: Sequence[Mixture] | None, domains: tuple[str, ...], free: Array) -> Array:
+def _offered(
+    candidates: Sequence[Mixture] | None, domains: tuple[str, ...], contenders: Array, free: Array
+) -> list[Mixture]:
     if candidates is None:
-        return free
+        # Far ends tell most of a slope, and even draws have few of them.
+        spread = farthest(free[:EVEN], np.empty((0, len(domains))), FAR, least=0.0)
+        rows = np.concatenate([contenders, spread, free[EVEN:]])
+        return [Mixture.of(domains, row) for row in rows]
     if not candidates:
         raise InvalidMixture("There are no candidates; give some, or None for any mixture.")
-    return shares_of(candidates, domains)
+    return list(candidates)
 
 
 def _regret(gaps: Array) -> float:
