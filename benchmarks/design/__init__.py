@@ -1,0 +1,1 @@
+"""How many runs a design needs: the regret of the mixture that a fit proposes."""

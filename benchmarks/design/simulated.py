@@ -1,0 +1,37 @@
+"""Regret against the number of runs where the truth is known."""
+
+from functools import partial
+
+import numpy as np
+
+from benchmarks.design.truths import DOMAINS, LEAST, truth
+from benchmarks.design.ways import STEP, WAYS, Asked, observations
+from mixlab.fitting import fit
+from mixlab.laws import LAWS
+from mixlab.mixture import Mixture
+from mixlab.solvers import Constraints, Objective, solve
+
+LAW = "bimix_tilt"
+FIRST, BATCH = 12, 6
+MOST = {"random": 48, "filling": 48, "next runs": 36}
+NAMES = tuple(f"d{number}" for number in range(DOMAINS))
+BOUNDS = Constraints(lower=dict.fromkeys(NAMES, LEAST))
+
+
+def path(world: str, way: str, seed: int) -> dict[int, float]:
+    """Regret in nats by number of runs, of one way in one world."""
+    true = truth(world, seed)
+    noise = np.random.default_rng((seed, 9))
+    ask = partial(Asked, domains=NAMES, constraints=BOUNDS)
+    mixtures: list[Mixture] = WAYS[way](ask(None, None, count=FIRST, seed=seed))
+    losses, found = np.empty((0, DOMAINS)), {}
+    while True:
+        shares = np.array([one.shares(NAMES) for one in mixtures])
+        losses = np.concatenate([losses, true.measured(shares[len(losses) :], noise)])
+        seen = observations(NAMES, NAMES, shares, losses)
+        fitted = fit(LAWS[LAW], seen, profiles=False)
+        solution = solve(fitted, Objective(STEP), BOUNDS)
+        found[len(mixtures)] = true.regret(solution.mixture.shares(NAMES))
+        if len(mixtures) >= MOST[way]:
+            return found
+        mixtures += WAYS[way](ask(fitted, seen, count=BATCH, seed=seed + len(mixtures)))

@@ -1,0 +1,80 @@
+"""Ways to choose the next runs: at random, filling the space, or by what they tell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixlab.design import filling_mixtures, next_runs
+from mixlab.fitting import Fit
+from mixlab.mixture import Mixture
+from mixlab.runs import Observations
+from mixlab.solvers import Constraints, Objective
+
+STEP = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a way is told: the fit so far, the runs behind it, and what may be run."""
+
+    fit: Fit | None
+    seen: Observations | None
+    domains: tuple[str, ...]
+    constraints: Constraints
+    count: int
+    seed: int
+    candidates: tuple[Mixture, ...] | None = None  # None where any mixture may be run
+
+
+Way = Callable[[Asked], list[Mixture]]
+
+
+def random(asked: Asked) -> list[Mixture]:
+    """Dirichlet(1, ..., 1) above the least shares, or any of the candidates."""
+    rng = np.random.default_rng((asked.seed, asked.count, 1))
+    if asked.candidates is not None:
+        chosen = rng.choice(len(asked.candidates), asked.count, replace=False)
+        return [asked.candidates[index] for index in chosen]
+    low, _ = asked.constraints.bounds(asked.domains)
+    drawn = rng.dirichlet(np.ones(len(low)), asked.count)
+    return [Mixture.of(asked.domains, row) for row in low + (1 - low.sum()) * drawn]
+
+
+def filling(asked: Asked) -> list[Mixture]:
+    """Each the farthest from those before."""
+    taken = [] if asked.seen is None else mixtures(asked.seen)
+    found = filling_mixtures(
+        asked.domains, count=asked.count, constraints=asked.constraints, taken=taken,
+        seed=asked.seed,
+    )  # fmt: skip
+    return list(found.values())
+
+
+def telling(asked: Asked) -> list[Mixture]:
+    """What `mixlab.design.next_runs` proposes; the first runs fill the space."""
+    if asked.fit is None or asked.seen is None:
+        return random(asked) if asked.candidates is not None else filling(asked)
+    proposed = next_runs(
+        asked.fit, asked.seen, Objective(STEP), asked.constraints, count=asked.count,
+        candidates=asked.candidates, seed=asked.seed,
+    )  # fmt: skip
+    return list(proposed.mixtures.values())
+
+
+def mixtures(seen: Observations) -> list[Mixture]:
+    """The mixture of every row."""
+    return [Mixture.of(seen.domains, row) for row in seen.proportions]
+
+
+def observations(
+    domains: tuple[str, ...], targets: tuple[str, ...], shares: np.ndarray, losses: np.ndarray
+) -> Observations:
+    """One row a run, all of one step and size."""
+    count = len(shares)
+    same, unknown = np.full(count, float(STEP)), np.full(count, np.nan)
+    names = tuple(f"run-{number}" for number in range(count))
+    return Observations(names, domains, targets, shares, same, same * 1e6, losses, unknown, unknown)
+
+
+WAYS: dict[str, Way] = {"random": random, "filling": filling, "next runs": telling}
