@@ -41,16 +41,18 @@ def predicted_against_measured(
     outside = np.zeros(misses.shape, dtype=bool)
     if widths is not None:
         outside = np.abs(np.log(predicted / measured)) > widths
-    span = 1.08 * np.nanmax(np.abs(misses)) if np.isfinite(misses).any() else 1.0
+    # The few largest misses stand at the edge, or they would flatten all others.
+    span = 1.2 * float(np.nanquantile(np.abs(misses), 0.995)) or 1.0
     for number, (axis, name) in enumerate(zip(axes, targets, strict=True)):
-        x, y, out = measured[:, number], misses[:, number], outside[:, number]
+        x, out = measured[:, number], outside[:, number]
+        y = np.clip(misses[:, number], -0.97 * span, 0.97 * span)
         axis.axhline(0, color=INK, lw=0.8)
         axis.plot(x[~held_out], y[~held_out], ".", color=GREY, ms=4)
         axis.plot(x[held_out], y[held_out], "o", color=LAW_COLOUR, ms=3.5, alpha=0.75, mew=0)
         ringed = held_out & out
         axis.plot(x[ringed], y[ringed], "o", mfc="none", mec=INK, ms=7, mew=0.9)
         axis.set_ylim(-span, span)
-        error = np.nanmean(np.abs(y[held_out])) if held_out.any() else np.nan
+        error = np.nanmean(np.abs(misses[held_out, number])) if held_out.any() else np.nan
         dress(axis, f"{name}  (held out: {error:.2f}%)", "")
     handles = [
         Line2D([], [], color=LAW_COLOUR, marker="o", ls="", ms=4, label="held out"),

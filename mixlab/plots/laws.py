@@ -190,17 +190,37 @@ def _draw_share(
     moved = fit.losses(_along(reference, column, seen), step, params=params)[:, target]
     there = fit.losses(rows.proportions, step, params=params)[:, target]
     measured = rows.losses_nats[:, rows.targets.index(name)]
-    at = np.maximum(seen, left)  # runs without the domain stand at the axis's left end
-    axis.plot(at, moved * measured / there, "o", color=INK, ms=3.2, alpha=0.7, mew=0)
+    # A share of 0 has no place on a logarithmic axis: it stands apart, at its left end.
+    zero = left / 2.2
+    axis.plot(np.where(held, seen, zero), moved * measured / there, "o", color=INK, ms=3.2,
+              alpha=0.7, mew=0)  # fmt: skip
+    if not held.all():
+        _draw_at_zero(axis, fit, _along(reference, column, np.zeros(1)), step, target, zero, params)
     axis.axvline(reference[column], color=GREY, lw=1.2, ls="--", zorder=0)
     axis.set_xscale("log")
     ticks = [one for one in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0) if left <= one <= grid[-1]]
-    axis.set_xticks(ticks)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axis.set_xticks(
+        [*([] if held.all() else [zero]), *ticks],
+        [*([] if held.all() else ["0"]), *(f"{100 * one:g}%" for one in ticks)],
+    )
     axis.xaxis.set_minor_locator(NullLocator())
     found = fit.targets[name].heldout
     known = "" if found is None else f"  (held-out error {found.mre_percent:.2f}%)"
     dress(axis, name + known, "")
+
+
+def _draw_at_zero(
+    axis: Axes, fit: Fit, mixture: Array, step: float, target: int, place: float,
+    params: float | None,
+) -> None:  # fmt: skip
+    """The law without the domain, where it is defined there."""
+    loss = float(fit.losses(mixture, step, params=params)[0, target])
+    if np.isfinite(loss):
+        width = float(fit.interval_widths(mixture, step, params)[0, target])
+        ends = np.array([0.82, 1.22]) * place
+        axis.fill_between(ends, loss * np.exp(-width), loss * np.exp(width), color=LAW_COLOUR,
+                          alpha=0.18, lw=0)  # fmt: skip
+        axis.plot(ends, [loss, loss], color=LAW_COLOUR, lw=1.4)
 
 
 def _along(reference: Array, column: int, own: Array) -> Array:
