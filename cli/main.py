@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cli import corpora, imports, laws, remote, table
+from cli import corpora, design, imports, laws, remote, table
 from cli.errors import CommandFailed
 from mixlab import __version__
 from mixlab.errors import MixlabError
@@ -55,6 +55,7 @@ app.command(rich_help_panel=TEXT)(remote.entropy)
 app.command(rich_help_panel=TABLE)(table.fit)
 app.command(rich_help_panel=TABLE)(table.solve)
 app.command(rich_help_panel=TABLE)(table.predict)
+app.command(rich_help_panel=TABLE)(design.design)
 app.command("import", rich_help_panel=TABLE)(imports.import_tables)
 app.add_typer(laws.app, name="laws", rich_help_panel=TABLE)
 

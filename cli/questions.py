@@ -99,24 +99,29 @@ class Given:
             ),
             budget_tokens=self.budget_tokens,
             params=self.params,
-            tokens_available=assigned(self.tokens_available, "--tokens-available") or None,
+            tokens_available=self.available(),
             objective={
                 "weights": assigned(self.weight, "--weight") or None,
                 "kind": self.objective,
                 "reference_mixture": self.reference and mixture(self.reference, "--reference"),
                 "risk": self.risk,
             },
-            constraints=self._constraints(),
+            constraints=self.limits(),
         )  # fmt: skip
 
     def checked(self) -> "Given":
         """Itself, once all that can be told without a fit is told."""
-        self._constraints()
+        self.limits()
+        self.available()
         assigned(self.weight, "--weight")
-        assigned(self.tokens_available, "--tokens-available")
         return self
 
-    def _constraints(self) -> dict[str, Any]:
+    def available(self) -> dict[str, float] | None:
+        """Tokens by domain, None where none are given."""
+        return assigned(self.tokens_available, "--tokens-available") or None
+
+    def limits(self) -> dict[str, Any]:
+        """The constraints in their plain form (mixlab/questions.py)."""
         lower, upper = assigned(self.lower, "--lower"), assigned(self.upper, "--upper")
         groups = {
             name: {

@@ -9,8 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixlab.answers import Answer
+from mixlab.design import NextRuns
 from mixlab.fitting import Fit, TargetFit
 from mixlab.predictions import Prediction
+from mixlab.solvers import Regret
 
 MOST_PARAMETERS = 4  # that a table of 80 columns holds
 
@@ -75,7 +77,37 @@ def print_solution(console: Console, answer: Answer, found: Fit) -> None:
     console.print(mixture)
     print_predictions(console, answer.predictions)
     print_lines(console, solution.statements, "worth")
-    print_lines(console, solution.notes)
+    if answer.regret is not None:
+        print_regret(console, answer.regret)
+    if answer.next_runs is not None:
+        print_next(console, answer.next_runs)
+    print_lines(console, [*solution.notes, *answer.notes])
+
+
+def print_regret(console: Console, found: Regret) -> None:
+    """What the bootstrap says of a solution."""
+    region = table("Shares of mixtures that can't be told from it", "domain", "from", "to")
+    for domain, (low, high) in found.region.items():
+        region.add_row(escape(domain), f"{low:.4f}", f"{high:.4f}")
+    console.print(region)
+    print_lines(
+        console,
+        [
+            f"the optimum's prediction is {found.optimism_nats:.4f} nats too low as a rule: "
+            f"{found.corrected_nats:.4f} corrected",
+            f"by not knowing the law better, {found.expected_regret_nats:.2g} nats are lost",
+        ],
+        "expected",
+    )
+
+
+def print_next(console: Console, found: NextRuns) -> None:
+    """The runs that would tell the optimum best."""
+    domains = found.solution.domains
+    runs = table("Runs that would tell it best", "run", *map(escape, domains))
+    for label, one in found.mixtures.items():
+        runs.add_row(label, *[f"{share:.3f}" for share in one.shares(domains)])
+    console.print(runs)
 
 
 def print_predictions(console: Console, predicted: Mapping[str, Prediction]) -> None:
@@ -94,7 +126,10 @@ def print_lines(console: Console, lines: Iterable[Any], label: str = "note") -> 
 
 def table(title: str, first: str, *others: str) -> Table:
     """An empty table; all columns but the first are numbers."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    made = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0),
+        min_width=min(len(title), 78),
+    )  # fmt: skip
     made.add_column(first, no_wrap=True)
     for name in others:
         made.add_column(name, justify="right", no_wrap=True)

@@ -55,6 +55,9 @@ def fit(
     replicates: Annotated[
         int, typer.Option(min=0, max=2000, help="Bootstrap refits, for regret and risk.")
     ] = REPLICATES,
+    next_runs: Annotated[
+        int, typer.Option(min=0, max=100, help="How many further runs to propose.")
+    ] = 0,
     share_floor: ShareFloor = None,
     output: Annotated[
         Path | None, typer.Option(help="Save the fit as JSON for solve, predict and design.")
@@ -65,7 +68,7 @@ def fit(
     report = TableReport()
     seen = observations_of(table, report=report)
     found = fit_table(seen, law, share_floor=share_floor, replicates=replicates)
-    answer = answered(found, given.question(found))
+    answer = answered(found, given.question(found), observations=seen, next_count=next_runs)
     if output is not None:
         save(found, output)
     if as_json:
@@ -74,7 +77,7 @@ def fit(
             "heldout_mre_percent": heldout_errors(found),
             "seed_noise_nats": seed_noise(seen),
             **answer.to_dict(),
-            "notes": [*report.notes(), *found.notes],
+            "notes": [*report.notes(), *found.notes, *answer.notes],
         }
         typer.echo(json.dumps(shown, indent=2))
         return

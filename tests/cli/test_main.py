@@ -32,7 +32,8 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(name: str) -> None:
 
 def test_what_the_system_refuses_is_told(tmp_path: Path) -> None:
     write_table(observe(mixtures(2, 5)), tmp_path / "runs.csv")
-    said = failure("fit", str(tmp_path / "runs.csv"), "--output", str(tmp_path / "no" / "fit.json"))
+    given = ["--law", "bimix", "--output", str(tmp_path / "no" / "fit.json")]
+    said = failure("fit", str(tmp_path / "runs.csv"), *given)
     assert "No such file or directory" in said
 
 

@@ -33,9 +33,11 @@ def saved(table: Path) -> Path:
 
 
 def test_fit_prints_parameters_errors_and_the_mixture(table: Path) -> None:
-    result = RUN.invoke(app, ["fit", str(table), "--law", "bimix", "--at-step", "2000"])
+    given = ["--law", "bimix", "--at-step", "2000", "--next-runs", "1"]
+    result = RUN.invoke(app, ["fit", str(table), *given])
     assert result.exit_code == 0, result.output
     for words in ("bimix", "alpha", "±", "held-out error", "converged", "95% interval",
+                  "can't be told from it", "corrected", "next-01",
                   "Mixture for 2,000 steps"):  # fmt: skip
         assert words in result.output
     assert "observed were 30 to 1000" in result.output
@@ -109,6 +111,31 @@ def test_predictions_have_intervals_that_grow_with_distance(saved: Path) -> None
     unknown = RUN.invoke(app, ["predict", str(saved), "--mixture", "d0=0.5,poems=0.5"])
     assert isinstance(unknown.exception, InvalidMixture)
     assert "poems" in str(unknown.exception)
+
+
+def test_first_runs_fill_what_is_allowed() -> None:
+    given = ["design", "--domain", "code", "--domain", "web", "--domain", "law", "--count", "5",
+             "--upper", "code=0.5", "--json"]  # fmt: skip
+    found = json.loads(RUN.invoke(app, given).stdout)["mixtures"]
+    assert len(found) == 5
+    assert all(shares["code"] <= 0.5 + 1e-9 for shares in found.values())
+
+
+def test_next_runs_come_with_advice_and_what_they_cost(saved: Path, table: Path) -> None:
+    given = ["design", "--fit", str(saved), "--table", str(table), "--count", "2",
+             "--tolerance", "10", "--size", "1e6:1e8", "--budget-flops", "1e16"]  # fmt: skip
+    found = json.loads(RUN.invoke(app, [*given, "--json"]).stdout)
+    assert len(found["mixtures"]) == 2
+    assert found["decision"].startswith("Stop")
+    assert found["plan"]["flops"] == pytest.approx(2 * 6e14)
+    shown = RUN.invoke(app, given)
+    assert "Runs to make" in shown.output
+    assert "Stop" in shown.output
+
+
+@pytest.mark.parametrize("given", [[], ["--size", "1e6"], ["--domain", "a", "--fit", "x.json"]])
+def test_a_design_needs_to_know_of_what(given: list[str]) -> None:
+    assert RUN.invoke(app, ["design", *given]).exit_code == 2
 
 
 def test_bad_input_is_named(table: Path, tmp_path: Path) -> None:
