@@ -66,6 +66,35 @@ def test_floored_raises_the_small_and_lowers_the_rest_in_proportion() -> None:
     assert found == pytest.approx([0.9 * 0.7 / 0.98, 0.9 * 0.28 / 0.98, 0.1])
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), st.floats(0, 0.15), st.floats(0.25, 1), st.floats(0.2, 1))
+def test_designs_obey_floors_and_caps_of_single_domains(
+    seed: int, law: float, code: float, web: float
+) -> None:
+    design = design_mixtures(
+        NATURAL, ENTROPY, count=8, floor={"law": law, "math": 0.02},
+        upper={"code": code, "web": web}, seed=seed,
+    )  # fmt: skip
+    shares = np.array([mixture.shares(NATURAL.domains) for mixture in design.values()])
+    assert shares[:, 1].min() >= law - 1e-12
+    assert shares[:, 5].min() >= 0.02 - 1e-12
+    assert shares[:, 0].max() <= code + 1e-12
+    assert shares[:, 2].max() <= web + 1e-12
+    assert shares.min() >= 0.01
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-12)
+
+
+def test_bounds_that_contradict_each_other_are_an_error() -> None:
+    with pytest.raises(InvalidMixture, match=r"caps of 0\.6 in all leave no room"):
+        design_mixtures(NATURAL, ENTROPY, count=4, upper=dict.fromkeys(NATURAL.domains, 0.1))
+    with pytest.raises(InvalidMixture, match="no floor lie above its cap"):
+        design_mixtures(NATURAL, ENTROPY, count=4, floor={"web": 0.5}, upper={"web": 0.4})
+    with pytest.raises(InvalidMixture, match=r"cap of 'talkk' is 0\.4; .* code, law"):
+        design_mixtures(NATURAL, ENTROPY, count=4, upper={"talkk": 0.4})
+    with pytest.raises(InvalidMixture, match="floor of 'web' is nan"):
+        design_mixtures(NATURAL, ENTROPY, count=4, floor={"web": float("nan")})
+
+
 def test_domains_of_equal_size_do_not_repeat_the_uniform_mixture() -> None:
     design = design_mixtures(Mixture.uniform(NATURAL.domains), ENTROPY, count=5)
     assert list(design) == ["uniform", "conditional_entropy", "design-01", "design-02", "design-03"]
