@@ -1,7 +1,7 @@
 """RegMix's 512 runs as an oracle: a design may ask for any of them, and proposes one.
 
-The proposal is the pool's mixture of least predicted mean loss over the 13 targets; its regret,
-its measured mean loss above the pool's least.
+The proposal is the pool's mixture of least mean loss over the 13 targets, measured where it was
+run and predicted where not; its regret, its measured mean loss above the pool's least.
 """
 
 from pathlib import Path
@@ -33,6 +33,7 @@ def path(folder: Path, way: str, seed: int) -> dict[int, float]:
         seen = pool.take(taken)
         fitted = fit(LAWS[LAW], seen, profiles=False)
         predicted = fitted.losses(shares, float(pool.steps[0])).mean(axis=1)
+        predicted[taken] = means[taken]
         found[len(taken)] = float(means[np.argmin(predicted)] - means.min())
         if len(taken) >= MOST[way]:
             return found
