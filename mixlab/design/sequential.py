@@ -115,7 +115,7 @@ def next_runs(
     offered = _offered(candidates, fit.domains, contenders, free)
     gaps = ensemble.objective(np.concatenate([best, contenders]))
     rows = shares_of(offered, fit.domains)
-    new = np.flatnonzero(nearest(rows, observations.proportions) >= DISTINCT)
+    new = np.flatnonzero(_new(ensemble, rows, observations))
     chosen, after = _greedy(ensemble, rows[new], gaps, count)
     return NextRuns(
         mixtures=labelled("next", [offered[new[index]] for index in chosen]),
@@ -125,6 +125,13 @@ def next_runs(
         step=step,
         params=params,
     )
+
+
+def _new(ensemble: _Ensemble, rows: Array, seen: Observations) -> Array:
+    """Whether each candidate differs from all runs so far, and the laws are defined there."""
+    with np.errstate(all="ignore"):
+        defined = np.isfinite(ensemble.log_losses(rows)).all(axis=(0, 2))
+    return np.asarray(defined & (nearest(rows, seen.proportions) >= DISTINCT))
 
 
 def _proxy(fit: Fit, seen: Observations) -> tuple[float, float | None]:

@@ -143,6 +143,9 @@ def test_what_can_not_be_proposed_is_an_error() -> None:
         next_runs(found, seen, objective, count=1, draws=2)
     with pytest.raises(InvalidMixture, match="no candidates"):
         next_runs(found, seen, objective, count=1, candidates=[])
+    nothing = [Mixture.of(NAMES, [0.5, 0.5, 0.0])]  # BiMix is undefined there
+    with pytest.raises(TooFewMixtures, match=r"Only 0 of the candidates differ"):
+        next_runs(found, seen, objective, count=1, candidates=nothing)
     same = [Mixture.of(NAMES, row) for row in seen.proportions]
     with pytest.raises(TooFewMixtures, match=r"Only 0 of the candidates differ"):
         next_runs(found, seen, objective, count=1, candidates=same)
