@@ -15,9 +15,9 @@ from mixlab.laws import LAWS
 from mixlab.solvers import Constraints
 
 LAW = "bimix_tilt"
-FIRST, BATCH = 32, 32
+FIRST, BATCH = 16, 16
 ANY = Constraints()
-MOST = {"random": 256, "next runs": 128}
+MOST = {"random": 128, "next runs": 96}
 
 
 def path(folder: Path, way: str, seed: int) -> dict[int, float]:
