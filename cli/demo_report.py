@@ -9,8 +9,12 @@ from typing import Any
 
 from mixlab import __version__
 from mixlab.fitting import Fit
+from mixlab.laws import law as law_named
 from mixlab.mixture import Mixture
+from mixlab.predictions import predictions
 from mixlab.recipes import Recipe
+
+CURVE_POINTS = 60
 
 Json = Mapping[str, Any]
 
@@ -38,6 +42,8 @@ def build(answers: Answers) -> dict[str, Any]:
         "proxy_runs": list(answers.mixture["report"]["proxy_runs"]),
         "observations": _observations(answers.proxies),
         "fit": _fit(answers),
+        "saved_fit": _without_replicates(answers.mixture["fit"]),
+        "answer": _answer(answers.mixture["report"]),
         "long_run": _long_run(answers.long_run, law, mixtures["solved"]),
         "target_runs": _targets(answers.target_runs, law, answers.mixture["report"]["step"]),
         "seconds": dict(answers.seconds),
@@ -98,10 +104,14 @@ def _observations(proxies: Sequence[Json]) -> list[dict[str, Any]]:
 def _fit(answers: Answers) -> dict[str, Any]:
     fitted, report = answers.mixture["fit"], answers.mixture["report"]
     noise = report["seed_noise_nats"] or {}
+    chosen = (report["choice"] or {"targets": {}})["targets"]
     return {
         "law": fitted["law"],
         "domains": {
             name: {
+                "law": found["law"],
+                "formula": law_named(found["law"]).formula,
+                "reason": chosen[name]["reason"] if name in chosen else None,
                 "parameters": found["parameters"],
                 "standard_errors": found["standard_errors"],
                 "status": found["status"],
@@ -112,6 +122,24 @@ def _fit(answers: Answers) -> dict[str, Any]:
             for name, found in fitted["targets"].items()
         },
         **_gain_noise(answers.proxies),
+    }
+
+
+def _without_replicates(fit: Json) -> dict[str, Any]:
+    targets = {name: {**one, "replicates": None} for name, one in fit["targets"].items()}
+    return {**fit, "targets": targets}
+
+
+def _answer(report: Json) -> dict[str, Any]:
+    """What the solution promises, with what the bootstrap says of that."""
+    solution, regret, runs = report["solution"], report["regret"], report["next_runs"]
+    return {
+        "status": solution["status"],
+        "gap_nats": solution["gap_nats"],
+        "objective_nats": solution["objective_nats"],
+        "statements": list(solution["statements"]),
+        "regret": regret,
+        "next_runs": None if runs is None else runs["mixtures"],
     }
 
 
@@ -127,24 +155,47 @@ def _gain_noise(proxies: Sequence[Json]) -> dict[str, Any]:
 
 
 def _long_run(run: Json, law: Fit, solved: Mapping[str, float]) -> dict[str, Any]:
-    last = run["observations"][-1]
-    predicted = law.predict(Mixture(solved), float(last["step"]))
+    last, first = run["observations"][-1], law.steps_seen[0]
+    mixture = Mixture(solved)
+    predicted = predictions(law, mixture, float(last["step"]))
     measured = last["losses_nats"]
-    overall = mean(predicted.values()), mean(measured.values())
+    overall = mean(one.nats for one in predicted.values()), mean(measured.values())
+    ratio = (last["step"] / first) ** (1 / (CURVE_POINTS - 1))
+    steps = [first * ratio**at for at in range(CURVE_POINTS)]
     return {
         "steps": last["step"],
         "predicted_nats": overall[0],
         "measured_nats": overall[1],
         "relative_error_percent": 100 * (overall[0] / overall[1] - 1),
         "domains": {
-            name: {"predicted_nats": predicted[name], "measured_nats": measured[name]}
+            name: {
+                "predicted_nats": predicted[name].nats,
+                "low95": predicted[name].low95,
+                "high95": predicted[name].high95,
+                "measured_nats": measured[name],
+            }
             for name in measured
         },
+        "law": _curve(law, mixture, steps),
         "curve": [
             {"step": seen["step"], "measured_nats": mean(seen["losses_nats"].values())}
             for seen in run["observations"]
         ],
         "tokens_consumed": list(run["consumed"]),
+    }
+
+
+def _curve(law: Fit, mixture: Mixture, steps: Sequence[float]) -> dict[str, list[float]]:
+    """Means over domains at each step, of the losses and of their intervals' ends.
+
+    The ends' means are the interval of the mean where domains miss together: no narrower.
+    """
+    found = [predictions(law, mixture, step).values() for step in steps]
+    return {
+        "steps": list(steps),
+        "nats": [mean(one.nats for one in row) for row in found],
+        "low95": [mean(one.low95 for one in row) for row in found],
+        "high95": [mean(one.high95 for one in row) for row in found],
     }
 
 

@@ -1,23 +1,56 @@
 """The report of a demo run: one JSON document, and a self-contained page made from it.
 
-Keys: domains, mixtures, proxy_runs, observations, fit, long_run, target_runs,
+Keys: domains, mixtures, proxy_runs, observations, fit, saved_fit, answer, long_run, target_runs,
 seconds, and target, budget_tokens, proxy_steps, notes, machine, version beside them.
-Losses are in nats per token; `measured_nats` of a run is the mean over domains.
+Losses are in nats per token; `measured_nats` of a run is the mean over domains. Curves are drawn
+from the saved fit, whatever laws it holds.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from mixlab import plots
+from mixlab.fitting import Fit
+from mixlab.mixture import Mixture
+from mixlab.runs import Observation, Observations
 
 Report = Mapping[str, Any]
 
+
+def shares(report: Report) -> Figure:
+    """Each domain's loss against its own share at the proxies' last step."""
+    fit, seen = Fit.from_dict(report["saved_fit"]), observations(report)
+    reference = Mixture(report["mixtures"]["solved"])
+    return plots.loss_against_share(fit, seen, step=fit.steps_seen[1], reference=reference)
+
+
+def transfer(report: Report) -> Figure:
+    """How domains help and cost each other at the solved mixture."""
+    fit = Fit.from_dict(report["saved_fit"])
+    return plots.transfer(fit, Mixture(report["mixtures"]["solved"]), step=fit.steps_seen[1])
+
+
+def observations(report: Report) -> Observations:
+    """What the proxy runs measured."""
+    return Observations.of(
+        [
+            Observation(
+                row["run"], Mixture(row["mixture"]), row["step"], row["tokens"], row["losses_nats"]
+            )
+            for row in report["observations"]
+        ]
+    )
+
+
 FIGURES = {
     "overview": plots.overview,
-    "shares": plots.shares,
+    "shares": shares,
+    "transfer": transfer,
     "predictions": plots.predictions,
 }
 
@@ -61,9 +94,12 @@ def verdict(report: Report) -> str:
         )
     error = abs(report["long_run"]["relative_error_percent"])
     steps = report["long_run"]["steps"]
+    domains = report["long_run"]["domains"].values()
+    inside = sum(one["low95"] <= one["measured_nats"] <= one["high95"] for one in domains)
     return (
-        f"{first} The law predicted the loss of a {steps:,}-step run on the solved mixture "
-        f"within {error:.2f} % before it ran."
+        f"{first} The laws predicted the loss of a {steps:,}-step run on the solved mixture "
+        f"within {error:.2f} % before it ran; {inside} of {len(domains)} domains' losses lay in "
+        "their 95 % intervals."
     )
 
 
@@ -73,10 +109,16 @@ def times_noise(gain: float, noise: float | None) -> str:
 
 
 def law_text(report: Report) -> str:
-    """The law in words, with what its columns mean."""
+    """Which laws there are, in words, and what the table's columns mean."""
+    laws = Counter(one["law"] for one in report["fit"]["domains"].values())
+    named = ", ".join(f"{name} ({count})" for name, count in laws.most_common())
+    chosen = (
+        "each domain by the law that predicts left-out mixtures best, the simplest of those that do"
+        if report["fit"]["law"] == "auto" else "all domains by one law"
+    )  # fmt: skip
     return (
-        "BiMix: a domain's loss is share^-alpha x (scale x step^-beta + floor), fitted per domain "
-        f"on {len(report['observations'])} observations of {len(report['proxy_runs'])} proxy runs. "
-        "The held-out error is the mean relative error on mixtures left out of the fit; the seed "
-        "noise is the standard deviation between runs that differ in their seed alone."
+        f"Losses are fitted on {len(report['observations'])} observations of "
+        f"{len(report['proxy_runs'])} proxy runs, {chosen}: {named}. The held-out error is the "
+        "mean relative error on mixtures left out of the fit; the seed noise is the standard "
+        "deviation between runs that differ in their seed alone."
     )

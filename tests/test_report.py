@@ -1,12 +1,15 @@
 """The report says what was measured, in whichever direction it came out."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mixlab import report as reports
+from mixlab.fitting import fit
+from mixlab.laws import LAWS
 from mixlab.report import html, verdict, write_pictures
 
 DOMAINS = ("code", "legal", "talk")
@@ -16,14 +19,36 @@ MIXTURES = {
     "conditional_entropy": (0.3, 0.3, 0.4),
     "solved": (0.4, 0.35, 0.25),
 }
-PARAMETERS = {"scale": 8.0, "alpha": 0.1, "beta": 0.4, "floor": 2.0}
+STEPS = (50, 100)
 
 
-def law(share: float, step: float) -> float:
-    return float(share**-0.1 * (8.0 * step**-0.4 + 2.0))
+def observed() -> list[dict[str, Any]]:
+    """Losses of four mixtures at two steps by BiMix."""
+    return [
+        {
+            "run": kind,
+            "label": kind,
+            "step": step,
+            "tokens": 4096 * step,
+            "mixture": dict(zip(DOMAINS, shares, strict=True)),
+            "losses_nats": {
+                name: float(share**-0.1 * (8.0 * step**-0.4 + 2.0))
+                for name, share in zip(DOMAINS, shares, strict=True)
+            },
+        }
+        for kind, shares in MIXTURES.items()
+        for step in STEPS
+    ]
 
 
-def made(*, solved_gain: float, noise: float | None) -> dict[str, Any]:
+@cache
+def saved_fit(law: str) -> dict[str, Any]:
+    return fit(LAWS[law], reports.observations({"observations": observed()})).to_dict()
+
+
+def made(
+    *, solved_gain: float, noise: float | None, law: str = "bimix", bootstrap: bool = True
+) -> dict[str, Any]:
     gains = {"natural": 0.0, "uniform": 0.02, "solved": solved_gain}
     return {
         "domains": [
@@ -39,24 +64,33 @@ def made(*, solved_gain: float, noise: float | None) -> dict[str, Any]:
         ],
         "mixtures": {k: dict(zip(DOMAINS, v, strict=True)) for k, v in MIXTURES.items()},
         "proxy_runs": [{"label": "uniform"}] * 4,
-        "observations": [
-            {
-                "label": kind,
-                "step": step,
-                "mixture": dict(zip(DOMAINS, shares, strict=True)),
-                "losses_nats": {
-                    name: law(share, step) for name, share in zip(DOMAINS, shares, strict=True)
-                },
+        "observations": observed(),
+        "saved_fit": saved_fit(law),
+        "answer": {
+            "status": "optimal",
+            "gap_nats": 1e-9,
+            "objective_nats": 3.9,
+            "statements": ["one more epoch of talk is worth 0.003 nats"],
+            "regret": {
+                "optimism_nats": 0.0123,
+                "corrected_nats": 3.9123,
+                "expected_regret_nats": 0.002,
+                "replicates": 100,
+                "region": {name: [0.2, 0.4] for name in DOMAINS},
             }
-            for kind, shares in MIXTURES.items()
-            for step in (50, 100)
-        ],
+            if bootstrap
+            else None,
+            "next_runs": {"next-01": dict.fromkeys(DOMAINS, 1 / 3)} if bootstrap else None,
+        },
         "fit": {
-            "law": "bimix",
+            "law": law,
             "domains": {
                 name: {
-                    "parameters": PARAMETERS,
-                    "standard_errors": {**dict.fromkeys(PARAMETERS, 0.01), "floor": None},
+                    "law": law,
+                    "formula": LAWS[law].formula,
+                    "reason": f"{law}: held-out 0.5%" if bootstrap else None,
+                    "parameters": saved_fit(law)["targets"][name]["parameters"],
+                    "standard_errors": saved_fit(law)["targets"][name]["standard_errors"],
                     "status": "at_bound",
                     "r2": 0.99,
                     "heldout_mre_percent": None if noise is None else 1.0,
@@ -72,7 +106,21 @@ def made(*, solved_gain: float, noise: float | None) -> dict[str, Any]:
             "predicted_nats": 4.0,
             "measured_nats": 4.04,
             "relative_error_percent": -0.99,
-            "domains": {n: {"predicted_nats": 4.0, "measured_nats": 4.04} for n in DOMAINS},
+            "domains": {
+                name: {
+                    "predicted_nats": 4.0,
+                    "low95": 3.9,
+                    "high95": 4.1 if name != "talk" else 4.02,
+                    "measured_nats": 4.04,
+                }
+                for name in DOMAINS
+            },
+            "law": {
+                "steps": [50, 400],
+                "nats": [4.5, 4.0],
+                "low95": [4.4, 3.9],
+                "high95": [4.6, 4.1],
+            },
             "curve": [{"step": 200, "measured_nats": 4.2}, {"step": 400, "measured_nats": 4.04}],
         },
         "target_runs": {
@@ -94,16 +142,23 @@ def made(*, solved_gain: float, noise: float | None) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("noise", [0.01, None])
-def test_the_page_needs_no_other_file_and_survives_missing_noise(
-    noise: float | None, tmp_path: Path
+@pytest.mark.parametrize(
+    ("noise", "law", "bootstrap"), [(0.01, "bimix", True), (None, "exponential", False)]
+)
+def test_the_page_needs_no_other_file_and_survives_what_is_not_known(
+    noise: float | None, law: str, bootstrap: bool, tmp_path: Path
 ) -> None:
-    page = html(made(solved_gain=0.03, noise=noise))
-    assert not re.findall(r"(?:src|href)=[\"'](?!#)", page)
+    page = html(made(solved_gain=0.03, noise=noise, law=law, bootstrap=bootstrap))
+    assert not re.findall(r"(?:src|href)=[\"'](?!#|\s*data:)", page)
     assert page.count("<svg") == len(reports.FIGURES)
     assert all(name in page for name in DOMAINS)
     assert "beyond the steps observed" in page
-    found = write_pictures(made(solved_gain=0.03, noise=noise), tmp_path)
+    assert "one more epoch of talk" in page
+    assert ("corrected it is 3.9123" in page) == bootstrap
+    assert ("20.0 to 40.0 %" in page) == bootstrap
+    assert ("next-01" in page) == bootstrap
+    assert law in page
+    found = write_pictures(made(solved_gain=0.03, noise=noise, law=law), tmp_path)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in found)
 
 
@@ -118,6 +173,7 @@ def test_the_verdict_says_who_won_and_by_how_many_times_the_noise() -> None:
     assert "0.0300 nats per token lower" in won
     assert "3.0 times the seed noise" in won
     assert "better still" not in won
+    assert "2 of 3 domains' losses lay in their 95 % intervals" in won
     second = verdict(made(solved_gain=0.005, noise=0.01))
     assert "The uniform mixture did better still, by 0.0150 (1.5 times" in second
     lost = verdict(made(solved_gain=-0.01, noise=0.01))

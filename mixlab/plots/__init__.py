@@ -8,7 +8,7 @@ from mixlab.plots.laws import (
     transfer,
     transfer_percent,
 )
-from mixlab.plots.report import overview, predictions, shares
+from mixlab.plots.report import overview, predictions
 from mixlab.plots.simplex import mixtures, ternary
 from mixlab.plots.style import as_svg, save
 
@@ -24,7 +24,6 @@ __all__ = [
     "predictions",
     "regret_against_runs",
     "save",
-    "shares",
     "ternary",
     "transfer",
     "transfer_percent",

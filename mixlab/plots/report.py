@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from mixlab.plots.style import GREY, INK, LAW_COLOUR, SOLVED_COLOUR, dress, figure
 
@@ -36,44 +35,23 @@ def overview(report: Report) -> Figure:
     return drawing
 
 
-def shares(report: Report) -> Figure:
-    """For each domain: the proxy runs' losses against its share, and the fitted law."""
-    names = [domain["name"] for domain in report["domains"]]
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    drawing = figure(4.0 * columns, 2.9 * rows)
-    axes = np.atleast_1d(drawing.subplots(rows, columns, squeeze=False)).ravel()
-    for axis, name in zip(axes, names, strict=False):
-        _draw_share(axis, report, name)
-    for axis in axes[len(names) :]:
-        axis.set_visible(False)
-    drawing.legend(
-        handles=[
-            Line2D([], [], color=INK, marker="o", ls="", ms=3.5, label="proxy runs, last step"),
-            Line2D([], [], color=LAW_COLOUR, label="law, last step"),
-            Line2D([], [], color=COLOURS["natural"], ls="--", label="natural share"),
-            Line2D([], [], color=COLOURS["solved"], ls="--", label="solved share"),
-        ],
-        fontsize=9, frameon=False, ncols=4, loc="outside upper left",
-    )  # fmt: skip
-    drawing.supxlabel("share of training tokens (logarithmic)", fontsize=9, color=INK)
-    drawing.supylabel("validation loss (nats per token)", fontsize=9, color=INK)
-    return drawing
-
-
 def predictions(report: Report) -> Figure:
-    """Per domain, the loss that the law predicted for the longer run beside the measured one."""
+    """Per domain, the loss that the law predicted for the longer run beside the measured one.
+
+    With the 95% prediction interval.
+    """
     found = report["long_run"]["domains"]
     drawing = figure(7.0, 0.9 + 0.42 * len(found))
     axis = drawing.subplots()
     rows = np.arange(len(found))
     predicted = np.array([entry["predicted_nats"] for entry in found.values()])
     measured = np.array([entry["measured_nats"] for entry in found.values()])
-    axis.hlines(rows, predicted, measured, color=GREY, lw=2, zorder=1)
+    low, high = (np.array([one[end] for one in found.values()]) for end in ("low95", "high95"))
+    axis.hlines(rows, low, high, color=LAW_COLOUR, alpha=0.25, lw=6, zorder=1, label="95% interval")
     axis.plot(predicted, rows, "o", color=LAW_COLOUR, ms=6, label="predicted", zorder=2)
     axis.plot(measured, rows, "o", color=COLOURS["solved"], ms=6, label="measured", zorder=3)
     for row, error in zip(rows, 100 * (predicted / measured - 1), strict=True):
-        place = (max(predicted[row], measured[row]), row)
+        place = (max(high[row], measured[row]), row)
         axis.annotate(
             f"{error:+.1f}%", place, xytext=(9, -3), textcoords="offset points", fontsize=8
         )
@@ -112,15 +90,14 @@ def draw_steps(axis: Axes, report: Report) -> None:
         losses = [row["losses_nats"][name] for name in domains]
         axis.plot(row["step"], np.mean(losses), ".", color=GREY, ms=4, zorder=1)
     long_run = report["long_run"]
-    steps = np.geomspace(min(row["step"] for row in report["observations"]), long_run["steps"], 80)
-    axis.plot(
-        steps,
-        mean_law(report, report["mixtures"]["solved"], steps),
-        color=LAW_COLOUR,
-        lw=1.6,
-        label="law, solved mixture",
-        zorder=2,
+    law = long_run["law"]
+    axis.fill_between(
+        law["steps"], law["low95"], law["high95"], color=LAW_COLOUR, alpha=0.16, lw=0, zorder=2
     )
+    axis.plot(
+        law["steps"], law["nats"], color=LAW_COLOUR, lw=1.6, zorder=2,
+        label="laws, solved mixture; 95% interval",
+    )  # fmt: skip
     curve = long_run["curve"]
     axis.plot(
         [point["step"] for point in curve],
@@ -165,36 +142,3 @@ def draw_gains(axis: Axes, report: Report) -> None:
     axis.set_ylabel("nats per token (higher is better)", fontsize=9)
     axis.legend(fontsize=8, frameon=False, loc="upper left")
     axis.margins(y=0.25)
-
-
-def mean_law(report: Report, mixture: Mapping[str, float], steps: np.ndarray) -> np.ndarray:
-    """The law's mean over domains at each step, shape (step,)."""
-    curves = [law_curve(report, name, share, steps) for name, share in mixture.items()]
-    return np.asarray(np.mean(curves, axis=0))
-
-
-def law_curve(report: Report, domain: str, share: Any, step: Any) -> np.ndarray:
-    """BiMix with the report's parameters: share^-alpha (scale step^-beta + floor)."""
-    found = report["fit"]["domains"][domain]["parameters"]
-    return np.asarray(
-        share ** -found["alpha"] * (found["scale"] * step ** -found["beta"] + found["floor"])
-    )
-
-
-def _draw_share(axis: Axes, report: Report, name: str) -> None:
-    last = max(row["step"] for row in report["observations"])
-    rows = [row for row in report["observations"] if row["step"] == last]
-    seen = np.array([row["mixture"][name] for row in rows])
-    losses = np.array([row["losses_nats"][name] for row in rows])
-    axis.plot(seen, losses, "o", color=INK, ms=3.5, alpha=0.75)
-    grid = np.geomspace(seen.min() * 0.9, min(1.0, seen.max() * 1.1), 60)
-    axis.plot(grid, law_curve(report, name, grid, last), color=LAW_COLOUR, lw=1.4)
-    for kind in ("natural", "solved"):
-        axis.axvline(report["mixtures"][kind][name], color=COLOURS[kind], lw=1.2, ls="--")
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    axis.set_xticks([t for t in (0.03, 0.1, 0.3) if grid[0] <= t <= grid[-1]])
-    axis.minorticks_off()
-    error = report["fit"]["domains"][name]["heldout_mre_percent"]
-    known = "" if error is None else f"  (held-out error {error:.1f}%)"
-    dress(axis, name + known, "")
