@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixlab.design import filling_mixtures, next_runs
+from mixlab.design import filling_mixtures, next_of, next_runs
 from mixlab.fitting import Fit
 from mixlab.mixture import Mixture
 from mixlab.runs import Observations
@@ -52,13 +52,18 @@ def filling(asked: Asked) -> list[Mixture]:
 
 
 def telling(asked: Asked) -> list[Mixture]:
-    """What `mixlab.design.next_runs` proposes; the first runs fill the space."""
+    """What `mixlab.design` proposes; the first runs fill the space."""
     if asked.fit is None or asked.seen is None:
-        return random(asked) if asked.candidates is not None else filling(asked)
-    proposed = next_runs(
-        asked.fit, asked.seen, Objective(STEP), asked.constraints, count=asked.count,
-        candidates=asked.candidates, seed=asked.seed,
-    )  # fmt: skip
+        return filling(asked)
+    objective, count = Objective(STEP), asked.count
+    if asked.candidates is not None:
+        proposed = next_of(
+            asked.fit, asked.seen, objective, asked.candidates, count=count, seed=asked.seed
+        )
+    else:
+        proposed = next_runs(
+            asked.fit, asked.seen, objective, asked.constraints, count=count, seed=asked.seed
+        )
     return list(proposed.mixtures.values())
 
 

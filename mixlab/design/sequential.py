@@ -36,6 +36,7 @@ from mixlab.solvers.problem import Problem, View, problem, view
 
 DRAWS = 64
 EVEN, FAR, NEAR = 2048, 256, 256  # mixtures all over the region, the farthest of them, and near
+OWN = 0.5  # of the law's misfit, as a variance, is the mixture's; the rest the run's
 # How near to the best so far contenders are sought, in turn.
 REFINEMENTS = (0.3, 0.1, 0.03)
 
@@ -99,10 +100,7 @@ def next_runs(
     TooFewMixtures for a count below 1 or too few candidates, and InvalidTable for
     observations of another fit.
     """
-    if count < 1:
-        raise TooFewMixtures(f"The next runs must be at least 1, not {count}.")
-    if draws < 8:
-        raise TooFewMixtures(f"Uncertainty needs at least 8 draws, not {draws}.")
+    _check(count, draws)
     constraints = constraints or Constraints()
     solution = solve(fit, objective, constraints).mixture
     best = solution.shares(fit.domains)[None, :]
@@ -116,7 +114,8 @@ def next_runs(
     gaps = ensemble.objective(np.concatenate([best, contenders]))
     rows = shares_of(offered, fit.domains)
     new = np.flatnonzero(_new(ensemble, rows, observations))
-    chosen, after = _greedy(ensemble, rows[new], gaps, count)
+    logs = ensemble.log_losses(rows[new])
+    chosen, after = _greedy(rows[new], logs, gaps, ensemble.noise, count)
     return NextRuns(
         mixtures=labelled("next", [offered[new[index]] for index in chosen]),
         solution=solution,
@@ -125,6 +124,55 @@ def next_runs(
         step=step,
         params=params,
     )
+
+
+def next_of(
+    fit: Fit,
+    observations: Observations,
+    objective: Objective,
+    pool: Sequence[Mixture],
+    *,
+    count: int,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> NextRuns:
+    """The next `count` runs where the answer, too, must be one of the pool's mixtures.
+
+    Then a run tells more than the law: half of what the law misses (OWN) is taken to be the
+    mixture's own, which running it shows. `solution` is the best of those not run yet, by the
+    fit. Raises as `next_runs`.
+    """
+    _check(count, draws)
+    drawn = with_draws(fit, observations, draws, seed)
+    step, params = _proxy(fit, observations)
+    ensemble = _ensemble(drawn, objective, Constraints(), step, params)
+    everything = shares_of(pool, fit.domains)
+    new = np.flatnonzero(_new(ensemble, everything, observations))
+    if len(new) < count:
+        raise TooFewMixtures(f"The pool holds {len(new)} mixtures to run, fewer than {count}.")
+    rows = everything[new]
+    logs = ensemble.log_losses(rows)
+    own = np.random.default_rng((seed, 3)).standard_normal(logs.shape)
+    own *= OWN**0.5 * ensemble.noise
+    numbers = ensemble.score.each(ensemble.final.losses(rows) * np.exp(own))
+    best = int(np.argmin(ensemble.objective(rows).mean(axis=0)))
+    gaps = numbers[:, [best, *np.argmin(numbers, axis=1)]]
+    chosen, after = _greedy(rows, logs + own, gaps, (1 - OWN) ** 0.5 * ensemble.noise, count)
+    return NextRuns(
+        mixtures=labelled("next", [pool[new[index]] for index in chosen]),
+        solution=pool[new[best]],
+        expected_regret_nats=_regret(gaps),
+        expected_regret_after_nats=_regret(after),
+        step=step,
+        params=params,
+    )
+
+
+def _check(count: int, draws: int) -> None:
+    if count < 1:
+        raise TooFewMixtures(f"The next runs must be at least 1, not {count}.")
+    if draws < 8:
+        raise TooFewMixtures(f"Uncertainty needs at least 8 draws, not {draws}.")
 
 
 def _new(ensemble: _Ensemble, rows: Array, seen: Observations) -> Array:
@@ -196,13 +244,15 @@ def _regret(gaps: Array) -> float:
 
 
 def _greedy(
-    ensemble: _Ensemble, offered: Array, objective: Array, count: int
+    offered: Array, logs: Array, objective: Array, deviation: Array, count: int
 ) -> tuple[list[int], Array]:
-    """Numbers of the chosen candidates, and the gaps to the solution that they leave."""
+    """Numbers of the chosen candidates, and the gaps to the solution that they leave.
+
+    `logs` are the candidates' log losses, (draw, candidate, target), and `deviation` a run's own.
+    """
     told = objective - objective[:, :1]
-    gaps = _centred(told)
-    seen = _centred(ensemble.log_losses(offered))
-    noise = ensemble.noise**2
+    gaps, seen = _centred(told), _centred(logs)
+    noise = deviation**2
     open_ = np.ones(len(offered), dtype=bool)
     chosen: list[int] = []
     while len(chosen) < count:

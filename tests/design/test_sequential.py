@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from mixlab.design import decide, filling_mixtures, next_runs
+from mixlab.design import decide, filling_mixtures, next_of, next_runs
 from mixlab.design.draws import with_draws
 from mixlab.design.sequential import NextRuns, condition, reductions
 from mixlab.errors import InvalidBudget, InvalidMixture, InvalidTable, TooFewMixtures
@@ -57,6 +57,20 @@ def test_next_runs_obey_are_new_and_repeat_exactly() -> None:
     gaps = np.linalg.norm(everything[:, None] - everything[None], axis=2)[:5]
     assert np.sort(gaps, axis=1)[:, 1].min() >= 0.01 - 1e-9
     assert list(proposed.mixtures) == [f"next-0{number}" for number in range(1, 6)]
+
+
+def test_from_a_pool_come_mixtures_that_are_new() -> None:
+    found, seen = scene()
+    pool = [Mixture.of(NAMES, row) for row in seen.proportions]
+    pool += filling_mixtures(NAMES, count=40, taken=pool, seed=1).values()
+    proposed = next_of(found, seen, Objective(STEP), pool, count=3)
+    assert proposed == next_of(found, seen, Objective(STEP), pool, count=3)
+    chosen = list(proposed.mixtures.values())
+    assert all(mixture in pool[8:] for mixture in chosen)
+    assert len(set(map(str, chosen))) == 3
+    assert proposed.expected_regret_nats > proposed.expected_regret_after_nats >= 0
+    with pytest.raises(TooFewMixtures, match="holds 0 mixtures to run, fewer than 1"):
+        next_of(found, seen, Objective(STEP), pool[:8], count=1)
 
 
 def test_expected_regret_falls_with_less_noise_and_with_the_proposed_runs() -> None:
