@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mixlab.choosing import fit_auto
+from mixlab.design import NextRuns, filling_mixtures
+from mixlab.design import next_runs as propose
 from mixlab.errors import InvalidBudget, InvalidTable
 from mixlab.fitting import Fit
 from mixlab.fitting import fit as fit_law
@@ -16,13 +18,14 @@ from mixlab.laws import AUTO
 from mixlab.laws import law as law_named
 from mixlab.mixture import Mixture
 from mixlab.predictions import Prediction, predictions
-from mixlab.questions import Question
+from mixlab.questions import Question, constraints_from
 from mixlab.runs import Observations
 from mixlab.scoring import Scores
 from mixlab.scoring import score as score_fit
 from mixlab.solvers import DEFAULT_MAX_EPOCHS, Solution
 from mixlab.tables import TableReport, from_columns, from_rows, read_table
 
+CONSTRAINTS = ("lower", "upper", "max_epochs", "groups", "linear", "near", "repetition")
 Table = Any  # str | Path | Observations | Sequence[Mapping] | pandas.DataFrame
 
 
@@ -48,27 +51,58 @@ def solve(
     params: float | None = None,
     tokens_available: Mapping[str, float] | None = None,
     objective: Mapping[str, Any] | None = None,
-    max_epochs: float | None = DEFAULT_MAX_EPOCHS,
     **constraints: Any,
 ) -> Solution:
     """The best mixture for a run of so many tokens, or of so many steps.
 
-    `objective` and the constraints (`lower`, `upper`, `groups`, `linear`, `near`, `repetition`)
-    are as in `mixlab/questions.py`. Without budget and step, the last step observed counts. Raises
-    as `mixlab.solvers.solve`.
+    `objective` and the constraints (`lower`, `upper`, `max_epochs`, `groups`, `linear`, `near`,
+    `repetition`) are as in `mixlab/questions.py`. Without budget and step, the last step observed
+    counts. Raises as `mixlab.solvers.solve`.
     """
-    known = {"lower", "upper", "groups", "linear", "near", "repetition"}
-    if strange := sorted(set(constraints) - known):
-        raise TypeError(f"no constraint is named {', '.join(strange)}; there are {sorted(known)}")
+    at = step_of(fit, budget_tokens=budget_tokens, step=step)
     question = Question(
-        step=step_of(fit, budget_tokens=budget_tokens, step=step),
-        budget_tokens=budget_tokens,
-        params=params,
-        tokens_available=tokens_available,
-        objective=objective or {},
-        constraints={**constraints, "max_epochs": max_epochs},
+        at, budget_tokens, params, tokens_available, objective or {}, _named(constraints)
     )
     return question.solved(fit)
+
+
+def first_runs(
+    domains: Sequence[str], *, count: int, seed: int = 0, **constraints: Any
+) -> dict[str, Mixture]:
+    """Mixtures to run first, far apart within the constraints of `solve`, by label."""
+    limits = constraints_from(_named(constraints), None, None)
+    return filling_mixtures(domains, count=count, constraints=limits, seed=seed)
+
+
+def next_runs(
+    fit: Fit,
+    table: Table,
+    *,
+    count: int,
+    budget_tokens: float | None = None,
+    step: float | None = None,
+    params: float | None = None,
+    tokens_available: Mapping[str, float] | None = None,
+    objective: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **constraints: Any,
+) -> NextRuns:
+    """The mixtures to run next to tell the optimum of `solve` best; `table` is the one fitted."""
+    at = step_of(fit, budget_tokens=budget_tokens, step=step)
+    question = Question(
+        at, budget_tokens, params, tokens_available, objective or {}, _named(constraints)
+    )
+    return propose(
+        fit, observations_of(table), question.objective_for(fit), question.limits(),
+        count=count, seed=seed,
+    )  # fmt: skip
+
+
+def _named(constraints: Mapping[str, Any]) -> dict[str, Any]:
+    strange = sorted(set(constraints) - set(CONSTRAINTS))
+    if strange:
+        raise TypeError(f"no constraint is named {', '.join(strange)}; there are {CONSTRAINTS}")
+    return {"max_epochs": DEFAULT_MAX_EPOCHS, **constraints}
 
 
 def predict(
