@@ -10,6 +10,8 @@ a run with the noise sd_t is foreseen to cut the summed variance of the gaps by
 
     sum_c  Cov(G_c, Y)  (Cov(Y, Y) + diag sd^2)^-1  Cov(Y, G_c)
 
+sd is the law's misfit, and grows with the distance from all contenders, as laws bend far from the
+mixtures that they are to choose between
 (Bayesian A-optimal design for the contrasts, Chaloner & Verdinelli 1995; over an ensemble as in
 Whitaker & Hamill 2002). Runs are taken greedily: after each, the ensemble is conditioned on it.
 
@@ -37,6 +39,9 @@ from mixlab.solvers.problem import Problem, View, problem, view
 DRAWS = 64
 EVEN, FAR, NEAR = 2048, 256, 256  # mixtures all over the region, the farthest of them, and near
 OWN = 0.5  # of the law's misfit, as a variance, is the mixture's; the rest the run's
+# A law bends far from where it matters: at this distance from all contenders (points.py) a run's
+# noise counts double as a variance.
+BENDS = 0.15
 # How near to the best so far contenders are sought, in turn.
 REFINEMENTS = (0.3, 0.1, 0.03)
 
@@ -115,7 +120,9 @@ def next_runs(
     rows = shares_of(offered, fit.domains)
     new = np.flatnonzero(_new(ensemble, rows, observations))
     logs = ensemble.log_losses(rows[new])
-    chosen, after = _greedy(rows[new], logs, gaps, ensemble.noise, count)
+    far = nearest(rows[new], np.concatenate([best, contenders]))
+    noise = ensemble.noise * np.hypot(1.0, far / BENDS)[:, None]
+    chosen, after = _greedy(rows[new], logs, gaps, noise, count)
     return NextRuns(
         mixtures=labelled("next", [offered[new[index]] for index in chosen]),
         solution=solution,
@@ -157,7 +164,8 @@ def next_of(
     numbers = ensemble.score.each(ensemble.final.losses(rows) * np.exp(own))
     best = int(np.argmin(ensemble.objective(rows).mean(axis=0)))
     gaps = numbers[:, [best, *np.argmin(numbers, axis=1)]]
-    chosen, after = _greedy(rows, logs + own, gaps, (1 - OWN) ** 0.5 * ensemble.noise, count)
+    noise = np.tile((1 - OWN) ** 0.5 * ensemble.noise, (len(rows), 1))
+    chosen, after = _greedy(rows, logs + own, gaps, noise, count)
     return NextRuns(
         mixtures=labelled("next", [pool[new[index]] for index in chosen]),
         solution=pool[new[best]],
@@ -248,7 +256,8 @@ def _greedy(
 ) -> tuple[list[int], Array]:
     """Numbers of the chosen candidates, and the gaps to the solution that they leave.
 
-    `logs` are the candidates' log losses, (draw, candidate, target), and `deviation` a run's own.
+    `logs` are the candidates' log losses, (draw, candidate, target), and `deviation` a run's own,
+    (candidate, target).
     """
     told = objective - objective[:, :1]
     gaps, seen = _centred(told), _centred(logs)
@@ -266,7 +275,7 @@ def _greedy(
         best = int(np.argmax(worth))
         chosen.append(best)
         open_ &= distances(offered, offered[best]) >= DISTINCT
-        gaps, seen = condition(gaps, seen, best, noise)
+        gaps, seen = condition(gaps, seen, best, noise[best])
     return chosen, gaps + told.mean(axis=0)
 
 
@@ -274,11 +283,12 @@ def reductions(gaps: Array, seen: Array, noise: Array) -> Array:
     """By how much each candidate's run would cut the summed variance of the gaps, (candidate,).
 
     Deviations from the mean draw: gaps (draw, gap), seen (draw, candidate, target); noise
-    variances (target,).
+    variances (candidate, target), or (target,) for all alike.
     """
     draws = len(gaps) - 1
     runs = seen.transpose(1, 2, 0)
-    own = runs @ runs.transpose(0, 2, 1) / draws + np.diag(noise)
+    size = runs.shape[1]
+    own = runs @ runs.transpose(0, 2, 1) / draws + np.eye(size) * noise[..., None, :]
     shared = runs @ gaps / draws
     return np.asarray(np.sum(shared * np.linalg.solve(own, shared), axis=(1, 2)))
 
