@@ -34,7 +34,7 @@ class Counts:
 
 def described(
     problem: Problem, target: str, clusters: np.ndarray, counts: Counts, *,
-    profiles: bool, replicates: int, robust: Robust, heldout: bool,
+    profiles: bool, replicates: int, robust: Robust | None, heldout: bool,
 ) -> TargetFit:  # fmt: skip
     """The fit of one target; `clusters` number each row's mixture."""
     untold = _untold(problem)

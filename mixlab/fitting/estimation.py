@@ -11,9 +11,9 @@ import numpy as np
 
 from mixlab.errors import InvalidTable, TooFewMixtures
 from mixlab.fitting.answer import Fit, StepUnit, TargetFit
-from mixlab.fitting.description import SAME, Counts, described
+from mixlab.fitting.description import Counts, described
 from mixlab.fitting.evidence import checked, clusters_of
-from mixlab.fitting.problem import Problem
+from mixlab.fitting.problem import problem
 from mixlab.fitting.search import Robust
 from mixlab.laws import Inputs, Law
 from mixlab.runs import Observations
@@ -26,7 +26,7 @@ class Options:
     share_floor: float | None
     profiles: bool
     replicates: int
-    robust: Robust
+    robust: Robust | None
     heldout: bool
 
 
@@ -60,7 +60,7 @@ def fit(
             f"The law {law.name} needs targets named like domains; the targets are "
             f"{', '.join(seen.targets)}, the domains {', '.join(seen.domains)}."
         )
-    options = Options(share_floor, profiles, replicates, robust or Robust(), heldout)
+    options = Options(share_floor, profiles, replicates, robust, heldout)
     clusters = clusters_of(law, seen)
     return Fit(
         law_name=law.name,
@@ -120,12 +120,11 @@ def _fit_target(
     rows = measured & usable
     excluded = int((measured & ~usable).sum())
     _check_mixtures(law, target, clusters[rows], excluded=excluded)
-    parameters = law.parameters(observations.domains, own)
-    problem = Problem(law, parameters, inputs.take(rows), losses[rows])
+    asked = problem(law, observations.domains, own, inputs.take(rows), losses[rows])
     raised = np.zeros_like(rows) if own is None else observations.proportions[:, own] < floor
     counts = Counts(excluded, int((raised & rows).sum()), int((~measured).sum()))
     return described(
-        problem, target, clusters[rows], counts, profiles=options.profiles,
+        asked, target, clusters[rows], counts, profiles=options.profiles,
         replicates=options.replicates, robust=options.robust, heldout=options.heldout,
     )  # fmt: skip
 

@@ -14,13 +14,14 @@ from mixlab.fitting.least_squares import Estimate
 from mixlab.fitting.penalty import parts, without
 from mixlab.fitting.problem import Problem
 from mixlab.fitting.residual import fit_residual
-from mixlab.fitting.search import LOOSE_TOLERANCE, Members, minimise
+from mixlab.fitting.search import Members, minimise
 from mixlab.laws.law import Mask
 from mixlab.mixture import Array
 
 FEWEST_MIXTURES = 3
 EARLY = 0.75  # of the range of log steps; later ones are left out to see what lies beyond
-ITERATIONS = 60
+ITERATIONS = 25
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def refitted(problem: Problem, found: Estimate, weights: Array) -> Array:
         weights=weights,
     )
     return minimise(
-        problem, found.free, members, robust=found.robust, tolerance=LOOSE_TOLERANCE,
+        problem, found.free, members, robust=found.robust, tolerance=TOLERANCE,
         iterations=ITERATIONS,
     ).values  # fmt: skip
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mixlab.fitting.penalty import Choice, chosen, strongest
+from mixlab.fitting.penalty import INNER_STRONGEST, STRONGEST, Choice, chosen, strongest
 from mixlab.fitting.problem import Problem
 from mixlab.fitting.search import LOOSE_TOLERANCE, TOLERANCE, Members, Robust, minimise
 from mixlab.laws.law import Mask
@@ -27,6 +27,7 @@ SMALLEST_SCALE = 1e-6  # noiseless losses would give 0
 # A parameter may be at its limit only if its logarithm is this uncertain, or hardly felt.
 VAGUE_LOG_ERROR = 0.3
 UNFELT = 1e-4
+START_TOLERANCE, SHRUNK_TOLERANCE = 1e-4, 1e-5
 FACTOR_LIKE = 0.3  # how uneven the effect of a parameter that sets the level may be
 LARGEST_SHIFT = 50.0  # of a logarithm: a start that needs more is no start
 NEAR_BOUND = 0.01  # in the logarithm; of the range where signed
@@ -66,21 +67,40 @@ def estimate(
 
     `clusters` numbers each row's mixture: what cross-validation leaves out whole.
     """
-    robust = robust or Robust()
+    robust = robust or _robust(problem)
     free = np.array([name not in held for name in problem.names])
-    starts = np.array(problem.law.starts(problem.inputs, problem.losses), dtype=float)
+    starts, first, scale = _starts(problem, held, clusters, robust)
     for name, value in held.items():
         starts[:, problem.names.index(name)] = value
     if held:
         starts = _levelled(problem, starts, free)
-    given = Estimate(starts[0], free, (), np.inf, robust.scale or FIRST_SCALE, False, robust)
+    given = Estimate(starts[0], free, (), np.inf, robust.scale or scale, False, robust)
     shrinks = bool((problem.shrunk & free).any())
     if shrinks:
-        given = replace(given, choice=strongest(clusters, given.scale))
+        given = replace(given, choice=strongest(clusters, given.scale, first))
     found = _rescaled(problem, _best_of(problem, starts, given))
     if shrinks:
-        found = _shrunk(problem, found, clusters)
+        found = _shrunk(problem, found, clusters, first)
     return _with_limits(problem, search(problem, found))
+
+
+def _robust(problem: Problem) -> Robust:
+    """Strays all but ignored where many parameters could chase them, as after rounded shares."""
+    return Robust("student") if problem.shrunk.any() else Robust()
+
+
+def _starts(
+    problem: Problem, held: Mapping[str, float], clusters: np.ndarray, robust: Robust
+) -> tuple[Array, float, float]:
+    """Starts, strength and scale to begin at: from the inner law's fit where there is one."""
+    law = problem.law
+    if problem.inner is None or law.outward is None:
+        starts = np.array(law.starts(problem.inputs, problem.losses), dtype=float)
+        return starts, STRONGEST, FIRST_SCALE
+    inside = {name: value for name, value in held.items() if name in problem.inner.names}
+    found = estimate(problem.inner, inside, clusters, robust=robust)
+    starts = np.array(law.outward(found.values[None, :], problem.inputs))
+    return starts, INNER_STRONGEST, found.scale
 
 
 def _levelled(problem: Problem, starts: Array, free: Mask) -> Array:
@@ -105,11 +125,13 @@ def _levelled(problem: Problem, starts: Array, free: Mask) -> Array:
     return levelled
 
 
-def _shrunk(problem: Problem, found: Estimate, clusters: np.ndarray) -> Estimate:
+def _shrunk(problem: Problem, found: Estimate, clusters: np.ndarray, first: float) -> Estimate:
     """The estimate at the strength that cross-validation over the mixtures chooses."""
     given = Members.of(found.values[None, :], scale=found.scale)
     unit = max(SMALLEST_SCALE, noise(problem, found))
-    values, choice = chosen(problem, found.free, given, clusters, unit, robust=found.robust)
+    values, choice = chosen(
+        problem, found.free, given, clusters, unit, robust=found.robust, first=first
+    )
     found = _rescaled(problem, replace(found, values=values, choice=choice))
     return replace(found, choice=choice.told(max(SMALLEST_SCALE, noise(problem, found))))
 
@@ -133,7 +155,9 @@ def noise(problem: Problem, found: Estimate) -> float:
 def _best_of(problem: Problem, starts: Array, given: Estimate) -> Estimate:
     """The cheapest of the searches from every start."""
     members = Members.of(starts, scale=given.scale, pull=given.pull)
-    ends = minimise(problem, given.free, members, robust=given.robust, tolerance=1e-9)
+    # Where the strength is still to be chosen, a start is all that is wanted.
+    tolerance = 1e-9 if given.choice is None else START_TOLERANCE
+    ends = minimise(problem, given.free, members, robust=given.robust, tolerance=tolerance)
     best = int(np.argmin(ends.cost))
     return replace(
         given, values=ends.values[best], cost=float(ends.cost[best]),
@@ -153,6 +177,8 @@ def searched(problem: Problem, given: Sequence[Estimate], *, loose: bool = False
         np.array([one.values for one in given]), scale=first.scale, pull=first.pull
     )
     tolerance = LOOSE_TOLERANCE if loose else TOLERANCE
+    # A penalty's strength is known to a digit or two, and so is what it leads to.
+    tolerance = max(tolerance, SHRUNK_TOLERANCE if first.pull else 0.0)
     ends = minimise(problem, first.free, members, robust=first.robust, tolerance=tolerance)
     return [
         replace(one, values=values, cost=float(cost), converged=bool(converged))

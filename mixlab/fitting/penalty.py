@@ -22,14 +22,18 @@ from mixlab.fitting.search import Members, Robust, minimise
 from mixlab.laws.law import Mask
 from mixlab.mixture import Array
 
+# Where an inner law's fit is the start, shrinking it all away again would lose it.
+INNER_STRONGEST = 3.0
 # In units of the squared noise under the strongest, which holds the misfit of all the shrinking.
-STRONGEST, FACTOR, STEPS, MORE_STEPS = 30.0, 10**-0.75, 8, 6
+STRONGEST, FACTOR, STEPS, MORE_STEPS = 30.0, 0.3, 6, 8
 FALLS = 0.98  # the path goes on while its last step cut the error to less of it
 LEAVE_ONE_OUT_UP_TO = 12
 PARTS = 5
 STANDARD_ERRORS = 0.5
 ENOUGH_MIXTURES = 3  # below, nothing can be left out, and the strongest is taken
-PATH_TOLERANCE, PATH_ITERATIONS = 1e-5, 25
+PATH_TOLERANCE, PATH_ITERATIONS = 1e-4, 12
+# The path also ends after so many steps in a row that were clearly worse than the best.
+WORSE, CLEARLY, AT_LEAST = 2, 1.02, 3
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,9 @@ def _choice(strength: float, noise: float, clusters: np.ndarray) -> Choice:
     return Choice(strength, strength * noise**2 * rows, rows)
 
 
-def strongest(clusters: np.ndarray, noise: float) -> Choice:
-    """The start of the path."""
-    return _choice(STRONGEST, noise, clusters)
+def strongest(clusters: np.ndarray, noise: float, strength: float = STRONGEST) -> Choice:
+    """The start of the path, or of a path that begins at `strength`."""
+    return _choice(strength, noise, clusters)
 
 
 def parts(clusters: np.ndarray, count: int | None = None) -> np.ndarray:
@@ -72,12 +76,14 @@ def without(part: np.ndarray) -> Array:
 
 def chosen(
     problem: Problem, free: Mask, given: Members, clusters: np.ndarray, noise: float, *,
-    robust: Robust,
+    robust: Robust, first: float = STRONGEST,
 ) -> tuple[Array, Choice]:  # fmt: skip
-    """Values at the chosen strength, and the choice; `given` is the one start."""
-    choice = strongest(clusters, noise)
+    """Values at the chosen strength, and the choice; `given` is the one start.
+
+    `first` is the path's first strength.
+    """
     if len(np.unique(clusters)) < ENOUGH_MIXTURES:
-        return given.values[0], choice
+        return given.values[0], strongest(clusters, noise)
     part = parts(clusters)
     folds = without(part)
     weights = np.concatenate([np.ones((1, len(part))), folds])
@@ -91,7 +97,9 @@ def chosen(
     for step in range(STEPS + MORE_STEPS):
         if step >= STEPS and not errors[-1].mean() < FALLS * errors[-2].mean():
             break
-        path.append(_choice(STRONGEST * FACTOR**step, noise, clusters))
+        if _stale([float(one.mean()) for one in errors]):
+            break
+        path.append(_choice(first * FACTOR**step, noise, clusters))
         ends = minimise(
             problem, free, replace(members, pull=np.full(len(weights), path[-1].pull)),
             robust=robust, tolerance=PATH_TOLERANCE, iterations=PATH_ITERATIONS,
@@ -101,6 +109,13 @@ def chosen(
         errors.append(_missed(problem, ends.values[1:], part, clusters))
     best = _ruled(np.array(errors))
     return values[best], path[best]
+
+
+def _stale(means: list[float]) -> bool:
+    """Whether the path's last steps led away from the best one."""
+    if len(means) < AT_LEAST + WORSE:
+        return False
+    return min(means[-WORSE:]) > CLEARLY * min(means)
 
 
 def _missed(problem: Problem, values: Array, part: np.ndarray, clusters: np.ndarray) -> Array:

@@ -6,7 +6,7 @@ Log loss, because a fit is judged by its relative error (diagnostics.py). Everyt
 number of parameter vectors at once, (..., parameter).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,7 @@ class Problem:
     parameters: tuple[Parameter, ...]
     inputs: Inputs
     losses: Array  # (row,)
+    inner: "Problem | None" = None  # the same losses under the law's inner one
 
     @cached_property
     def log_losses(self) -> Array:
@@ -77,7 +78,25 @@ class Problem:
 
     def jacobian(self, values: Array) -> Array:
         """Derivatives of the residuals by z, (..., row, parameter)."""
+        return self.linearised(values)[1]
+
+    def linearised(self, values: Array) -> tuple[Array, Array]:
+        """Residuals and their derivatives by z."""
         predicted = self.law.predict(values, self.inputs)
-        slopes = self.law.gradient(values, self.inputs)
-        by_z = np.where(self.signed, 1.0, values)
-        return np.asarray(slopes * (by_z[..., None, :] / predicted[..., None]))
+        slopes = np.asarray(self.law.gradient(values, self.inputs))
+        slopes *= np.where(self.signed, 1.0, values)[..., None, :]
+        slopes /= predicted[..., None]
+        return np.asarray(np.log(predicted) - self.log_losses), slopes
+
+
+def problem(
+    law: Law, domains: tuple[str, ...], own: int | None, inputs: Inputs, losses: Array
+) -> Problem:
+    """The law's problem, with its parameters centred for these rows."""
+    centres = law.centres(inputs) if law.centres else {}
+    parameters = tuple(
+        replace(one, centre=centres[one.name]) if one.name in centres else one
+        for one in law.parameters(domains, own)
+    )
+    inner = problem(law.inner, domains, own, inputs, losses) if law.inner else None
+    return Problem(law, parameters, inputs, losses, inner)

@@ -193,19 +193,21 @@ class _Batch:
             return
         values = self._values(index, self.z[index])
         scale = self.members.scale[index, None]
-        residuals = self.problem.residuals(values)
-        jacobian = self.problem.jacobian(values)[:, :, self.free]
+        residuals, jacobian = self.problem.linearised(values)
+        if not self.free.all():
+            jacobian = jacobian[:, :, self.free]
         pull = self.robust.slopes((residuals / scale) ** 2)[0]
         if self.members.weights is not None:
             weights = self.members.weights[index]
             pull = pull * weights
-            residuals = np.where(weights > 0, residuals, 0.0)
-            jacobian = np.where(weights[:, :, None] > 0, jacobian, 0.0)
+            absent = weights == 0  # whatever the law says there, it counts for nothing
+            residuals[absent], jacobian[absent] = 0.0, 0.0
         penalty = self.members.pull[index, None] * self.precision
-        slope = np.matmul((pull * residuals)[:, None, :], jacobian)[:, 0]
+        root = np.sqrt(pull)
+        jacobian *= root[:, :, None]
+        slope = np.matmul((root * residuals)[:, None, :], jacobian)[:, 0]
         self.slope[index] = slope + penalty * self._away(self.z[index])
-        across = np.swapaxes(jacobian, 1, 2)
-        curvature = np.matmul(across * pull[:, None, :], jacobian)
+        curvature = np.matmul(np.swapaxes(jacobian, 1, 2), jacobian)
         diagonal = np.arange(curvature.shape[1])
         curvature[:, diagonal, diagonal] += penalty
         self.curvature[index] = curvature

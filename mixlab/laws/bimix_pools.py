@@ -24,7 +24,11 @@ from mixlab.mixture import Array
 
 FIRST = 7  # irreducible, scale, alpha, beta, floor, common, alpha_far; then near, then far
 ALPHA = replace(base.ALPHA, centre=float(np.log(0.2)), spread=0.2)
-START_COMMON = 0.3  # of the reducible loss
+# Without a prior a search from one pool lets the other vanish, and then feels nothing of it.
+COMMON = Parameter(
+    "common", 1e-6, 1e6, distinct_shares=3, shrunk=True, centre=float(np.log(0.7)), spread=1.0
+)
+START_COMMON = (0.3, 0.6)  # of the reducible loss
 
 
 def parameters(domains: tuple[str, ...], own: int | None) -> tuple[Parameter, ...]:
@@ -40,7 +44,7 @@ def parameters(domains: tuple[str, ...], own: int | None) -> tuple[Parameter, ..
         ALPHA,
         beta,
         floor,
-        Parameter("common", 1e-6, 1e6, distinct_shares=3),
+        COMMON,
         replace(ALPHA, name="alpha_far"),
         *saturation.parameters(domains, own),
         *far,
@@ -117,14 +121,22 @@ def _slopes(
 
 
 def starts(inputs: Inputs, losses: Array) -> Array:
-    """Those of bimix_saturating, a part of whose reducible loss is the common pool's."""
-    found = base.starts(inputs, losses)[:2]
-    count = len(found)
+    """Those of bimix_saturating, taken outward."""
+    return outward(base.starts(inputs, losses)[:1], inputs)
+
+
+def outward(values: Array, inputs: Inputs) -> Array:
+    """Starts from values of bimix_saturating, a part of whose reducible loss the far pool gets."""
+    return np.concatenate([_parted(values, inputs, part) for part in START_COMMON])
+
+
+def _parted(values: Array, inputs: Inputs, part: float) -> Array:
+    found, count = values.copy(), len(values)
     far = saturation.started(np.zeros((count, inputs.proportions.shape[1])), None)
     alpha_far = np.full((count, 1), np.exp(ALPHA.centre))
     near = np.exp(-found[:, 2:3] * _log_amounts(found, inputs))
-    common = np.clip(START_COMMON / (1 - START_COMMON) * near, 1e-5, 1e5)
-    found[:, [1, 4]] *= 1 - START_COMMON
+    common = np.clip(part / (1 - part) * near, 1e-5, 1e5)
+    found[:, [1, 4]] *= 1 - part
     return np.concatenate([found[:, :5], common, alpha_far, found[:, 5:], far], axis=1)
 
 
@@ -153,4 +165,6 @@ BIMIX_POOLS = replace(
     share_gradient=share_gradient,
     starts=starts,
     worth=worth,
+    inner=base.BIMIX_SATURATING,
+    outward=outward,
 )

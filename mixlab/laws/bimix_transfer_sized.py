@@ -36,14 +36,14 @@ FIRST_PARAMETERS = (
               distinct_steps=2),
     Parameter("beta", 1e-3, 5.0, limit=0.8, shrunk=True, centre=float(np.log(0.8)), spread=1.5,
               distinct_steps=2),
-    Parameter("warmup", 1e3, 1e13, unit="tokens", shrunk=True, centre=float(np.log(3e8)),
-              spread=3.0, distinct_steps=4),
+    Parameter("warmup", 1e-3, 1e13, unit="tokens", shrunk=True, spread=3.0, distinct_steps=4),
     Parameter("coupling", 0.05, 3.0, limit=0.4, shrunk=True, centre=float(np.log(0.4)),
               spread=1.5, distinct_steps=2),
     Parameter("alpha", 1e-8, 5.0, distinct_shares=2, shrunk=True, centre=float(np.log(0.2)),
               spread=2.0),
 )  # fmt: skip
 FIRST = len(FIRST_PARAMETERS)
+START_WARMUP = 0.3  # of the first checkpoint's tokens
 START_SHAPES = ((0.6, 0.6, 0.5), (0.3, 0.4, 1.0))  # part of the least loss, coupling, beta
 
 
@@ -115,6 +115,11 @@ def _tokens(warmup: Array, inputs: Inputs) -> Array:
     return np.asarray(counted / TOKEN_UNIT)
 
 
+def centres(inputs: Inputs) -> dict[str, float]:
+    """Warm-up is told by the first checkpoint."""
+    return {"warmup": float(np.log(START_WARMUP * inputs.steps.min()))}
+
+
 def starts(inputs: Inputs, losses: Array) -> Array:
     """bimix_transfer's worths, and level terms that give the median loss."""
     found = transfer.starts(inputs, losses)
@@ -122,7 +127,7 @@ def starts(inputs: Inputs, losses: Array) -> Array:
     for part, coupling, beta in START_SHAPES:
         for values in found[[0, -1]]:
             least, alpha = part * float(losses.min()), values[1]
-            warmup = 0.3 * float(inputs.steps.min())
+            warmup = START_WARMUP * float(inputs.steps.min())
             first = np.array([least, 0.3, 0.35, 0.4, beta, warmup, coupling, alpha])
             tried = np.array([*first, *values[4:], saturation.CURVE])
             ratio = float(np.median((losses - least) / (predict(tried, inputs) - least)))
@@ -160,6 +165,7 @@ BIMIX_TRANSFER_SIZED = Law(
     gradient=gradient,
     share_gradient=share_gradient,
     starts=starts,
+    centres=centres,
     usable=scaling.usable,
     source_form=source_form,
     worth=worth,

@@ -89,6 +89,11 @@ class Law:
     `falls_with_step` that it never rises with the step, `zero_shares` that it is finite where a
     share is 0; the conformance suite holds laws to their claims. `residual` names what is fitted
     to the log residuals that the formula leaves.
+
+    Where the law adds to a simpler one, `inner` is that law, and `outward(values, inputs)` gives
+    starts, (start, parameter), from the inner law's fitted values; without, searches of many
+    parameters end in valleys. `centres(inputs)` gives the centres of shrunk parameters whose
+    natural size depends on the data's, by name.
     """
 
     name: str
@@ -113,6 +118,9 @@ class Law:
     needs_params: bool = False
     needs_unique_tokens: bool = False
     residual: Residual | None = None
+    inner: "Law | None" = None
+    outward: Callable[[Array, Inputs], Array] | None = None
+    centres: Callable[[Inputs], Mapping[str, float]] | None = None
 
     @property
     def per_token(self) -> bool:
