@@ -30,17 +30,21 @@ Table = Any  # str | Path | Observations | Sequence[Mapping] | pandas.DataFrame
 
 
 def fit(
-    table: Table, law: str = AUTO, *, share_floor: float | None = None, replicates: int = 0
-) -> Fit:
+    table: Table, law: str = AUTO, *, share_floor: float | None = None, replicates: int = 0,
+    profiles: bool = True,
+) -> Fit:  # fmt: skip
     """A law fitted to every target of a table; with "auto" to each target the law that suits it.
 
-    `replicates` asks for that many bootstrap refits, which regret and robust choices need. Raises
-    UnknownLaw, and as `mixlab.fitting.fit`.
+    `replicates` asks for that many bootstrap refits, which regret and robust choices need;
+    `profiles`, for careful intervals of vague parameters. Raises UnknownLaw, and as
+    `mixlab.fitting.fit`.
     """
-    observations = observations_of(table)
+    seen = observations_of(table)
     if law == AUTO:
-        return fit_auto(observations, share_floor=share_floor, replicates=replicates)
-    return fit_law(law_named(law), observations, share_floor=share_floor, replicates=replicates)
+        return fit_auto(seen, share_floor=share_floor, replicates=replicates, profiles=profiles)
+    return fit_law(
+        law_named(law), seen, share_floor=share_floor, replicates=replicates, profiles=profiles
+    )
 
 
 def solve(
@@ -124,7 +128,11 @@ def score(
 ) -> Scores:
     """Fit on one table, predict the other; see `mixlab/scoring.py`."""
     seen, wanted = observations_of(train), observations_of(test)
-    return score_fit(lambda: fit(seen, law, share_floor=share_floor), wanted, law=law)
+
+    def fitted() -> Fit:
+        return fit(seen, law, share_floor=share_floor, profiles=False)
+
+    return score_fit(fitted, wanted, law=law)
 
 
 def step_of(
