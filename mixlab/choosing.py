@@ -30,13 +30,14 @@ from mixlab.errors import InvalidInput, InvalidLoss, TooFewMixtures
 from mixlab.fitting import Fit, TargetFit, fit
 from mixlab.fitting.process import Process
 from mixlab.fitting.search import Robust
-from mixlab.laws import LAWS, Law, law
+from mixlab.laws import LAWS, Inputs, Law, law
 from mixlab.mixture import Array
 from mixlab.runs import Observations
 
 MOST_STEPS = 3  # of each mixture and size, that laws compete on
 MOST_MIXTURES = 128  # that laws compete on
 STANDARD_ERRORS = 0.5
+IMPLAUSIBLE = 3.0  # times the greatest loss seen
 # The mean size of a normal deviate with a standard deviation of 1.
 MEAN_DEVIATE = (2 / np.pi) ** 0.5
 WITH_PROCESS = " with a process"  # as reasons and scores name it
@@ -264,16 +265,36 @@ def _compete(
             why[one.name] = str(error)
             continue
         fits[one.name] = next(iter(fitted.targets.values()))
+    worst = IMPLAUSIBLE * float(np.nanmax(rows.losses_nats))
     fewest = min((found.excluded_rows for found in fits.values()), default=0)
     errors: dict[str, tuple[Array, int]] = {}
     for name, found in fits.items():
         if found.excluded_rows > fewest:
             why[name] = f"undefined on {found.excluded_rows} rows with a share of 0"
+        elif (most := _most_foretold(found, rows)) > worst:
+            why[name] = f"foretells {most:.3g} nats where shares are 0, which no run can have shown"
         elif found.heldout_errors is None or not np.all(np.isfinite(found.heldout_errors)):
             why[name] = "can't be fitted without some of the mixtures"
         else:
             errors |= _candidates(name, found)
     return errors, why
+
+
+def _most_foretold(found: TargetFit, rows: Observations) -> float:
+    """The greatest loss that a law defined at shares of 0 foretells without a domain or with one
+    alone: where no run was, a law may fit all runs and yet foretell anything.
+    """
+    if not found.law.zero_shares or not found.law.needs_mixture:
+        return 0.0
+    even = 1 - np.eye(len(rows.domains))
+    places = np.concatenate(
+        [even / np.maximum(even.sum(axis=1, keepdims=True), 1), np.eye(len(even))]
+    )
+    first = rows.take([int(np.argmax(rows.steps))] * len(places))
+    own = rows.domains.index(found.target) if found.target in rows.domains else None
+    inputs = Inputs(places, first.steps, own, first.params, first.unique_tokens)
+    with np.errstate(all="ignore"):
+        return float(np.max(np.nan_to_num(found.law.predict(found.values, inputs), nan=np.inf)))
 
 
 def _whole(one: Law) -> Law:
