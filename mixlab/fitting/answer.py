@@ -1,80 +1,21 @@
-"""Fits: a law's estimated parameters per target, with status and uncertainty."""
+"""Fits: the laws of all targets, what they predict, and their form as JSON."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 
 from mixlab.errors import InvalidBudget, InvalidMixture, InvalidTable
-from mixlab.fitting.intervals import HeldOut, Residual, half_widths, parameter_variances
+from mixlab.fitting.intervals import half_widths, parameter_variances
+from mixlab.fitting.serial import target_from_dict, target_to_dict
 from mixlab.fitting.surface import Surface, surface
-from mixlab.fitting.uncertainty import ErrorKind
+from mixlab.fitting.target import TargetFit
 from mixlab.laws import Inputs, Law, Mask
 from mixlab.mixture import Array, Mixture
 
 StepUnit = Literal["steps", "tokens"]
-
-
-class FitStatus(StrEnum):
-    """How a target's fit ended."""
-
-    CONVERGED = "converged"
-    AT_BOUND = "at_bound"  # a parameter is at its limit: see `at_bound`
-    NOT_IDENTIFIABLE = "not_identifiable"  # the data can't tell a parameter: see `reason`
-    BUDGET_EXHAUSTED = "budget_exhausted"  # the search stopped before it converged
-
-
-@dataclass(frozen=True)
-class TargetFit:
-    """One target's parameters and how far to trust them.
-
-    Standard errors and 95% intervals are None for a parameter that was not estimated freely.
-    """
-
-    target: str
-    law: Law
-    parameters: Mapping[str, float]  # in the law's order
-    source_form: Mapping[str, float | None]  # as the law's source writes them; see the law
-    standard_errors: Mapping[str, float | None]
-    interval95: Mapping[str, tuple[float, float] | None]
-    status: FitStatus
-    at_bound: tuple[str, ...]
-    unidentified: tuple[str, ...]
-    reason: str | None  # in words, unless converged
-    error_kind: ErrorKind  # what the standard errors take as independent: mixtures or rows
-    log_covariance: tuple[tuple[float, ...], ...] | None  # of log parameters, or signed ones
-    noise_percent: float  # robust standard deviation of the relative residuals
-    r2_log_loss: float | None  # None where the observed losses never vary
-    train_mre_percent: float
-    rows: int
-    mixtures: int
-    excluded_rows: int  # own share of 0, outside the law
-    floored_rows: int  # own share raised to the share floor
-    missing_rows: int  # loss not measured
-    strength: float | None = None  # of shrinking, chosen by cross-validation (penalty.py)
-    heldout: HeldOut | None = None  # errors on left-out mixtures; None where too few to leave out
-    residual: Residual | None = field(default=None, compare=False)  # on the log residuals
-    replicates: Array | None = field(default=None, compare=False)  # bootstrap, (B, parameter)
-    # Log errors on rows whose mixtures were left out, (row,), also of the formula without what is
-    # fitted to its residuals, and those mixtures' numbers; not saved.
-    heldout_errors: Array | None = field(default=None, compare=False, repr=False)
-    heldout_formula_errors: Array | None = field(default=None, compare=False, repr=False)
-    heldout_mixtures: np.ndarray | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def values(self) -> Array:
-        """Parameters in the law's order."""
-        return np.array(list(self.parameters.values()))
-
-    def predict(self, inputs: Inputs) -> Array:
-        """Loss in nats per token, with what is fitted to the residuals, (row,)."""
-        predicted = self.law.predict(self.values, inputs)
-        if self.residual is None:
-            return predicted
-        return np.asarray(predicted * np.exp(self.residual.predict(inputs)[0]))
 
 
 @dataclass(frozen=True)
@@ -263,13 +204,46 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form that `from_dict` reads back."""
-        from mixlab.fitting.serial import fit_to_dict
-
-        return fit_to_dict(self)
+        laws = {found.law.name: found.law for found in self.targets.values()}
+        return {
+            "law": self.law_name,
+            "formula": "; ".join(f"{name}: {one.formula}" for name, one in laws.items())
+            if len(laws) > 1 else next(iter(laws.values())).formula,
+            "domains": list(self.domains),
+            "step_unit": self.step_unit,
+            "steps_seen": list(self.steps_seen),
+            "sizes_seen": self.sizes_seen and list(self.sizes_seen),
+            "tokens_per_step": self.tokens_per_step,
+            "shares_seen": {name: list(seen) for name, seen in self.shares_seen.items()},
+            "share_floor": self.share_floor,
+            "left_out_targets": dict(self.left_out_targets),
+            "notes": list(self.notes),
+            "targets": {name: target_to_dict(found) for name, found in self.targets.items()},
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Fit":
         """What `to_dict` wrote. Raises UnknownLaw, or InvalidTable where it isn't a fit."""
-        from mixlab.fitting.serial import fit_from_dict
-
-        return fit_from_dict(data)
+        try:
+            sizes = data.get("sizes_seen")
+            return cls(
+                law_name=data["law"],
+                domains=tuple(data["domains"]),
+                targets={
+                    name: target_from_dict(name, one, data["law"])
+                    for name, one in data["targets"].items()
+                },
+                left_out_targets=dict(data["left_out_targets"]),
+                share_floor=data["share_floor"],
+                step_unit=data["step_unit"],
+                steps_seen=(data["steps_seen"][0], data["steps_seen"][1]),
+                tokens_per_step=data["tokens_per_step"],
+                shares_seen={name: (a, b) for name, (a, b) in data["shares_seen"].items()},
+                sizes_seen=None if sizes is None else (sizes[0], sizes[1]),
+                notes=tuple(data.get("notes", ())),
+            )
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise InvalidTable(
+                f"This is not a saved fit ({type(error).__name__}: {error}); "
+                "write one with `mixlab fit TABLE --output fit.json`."
+            ) from error

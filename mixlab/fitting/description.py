@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from mixlab.fitting.answer import FitStatus, TargetFit
 from mixlab.fitting.bootstrap import replicates as bootstrapped
 from mixlab.fitting.heldout import left_out
 from mixlab.fitting.intervals import Residual, calibrated, log_variances
@@ -16,6 +15,7 @@ from mixlab.fitting.problem import Problem
 from mixlab.fitting.profile import profiled
 from mixlab.fitting.residual import fit_residual
 from mixlab.fitting.search import Robust
+from mixlab.fitting.target import FitStatus, TargetFit
 from mixlab.fitting.uncertainty import Uncertainty, uncertainty, unresolved
 from mixlab.mixture import Array
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixlab.errors import InvalidTable, TooFewMixtures
-from mixlab.fitting.answer import Fit, StepUnit, TargetFit
+from mixlab.fitting.answer import Fit, StepUnit
 from mixlab.fitting.description import Counts, described
 from mixlab.fitting.evidence import checked, clusters_of
 from mixlab.fitting.problem import problem
 from mixlab.fitting.search import Robust
+from mixlab.fitting.target import TargetFit
 from mixlab.laws import Inputs, Law
 from mixlab.runs import Observations
 

@@ -19,17 +19,14 @@ it within the table.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import stdtrit
 
-from mixlab.laws import Inputs
+from mixlab.laws import Inputs, Law
 from mixlab.laws.law import Mask
 from mixlab.mixture import Array
-
-if TYPE_CHECKING:
-    from mixlab.fitting.answer import TargetFit
 
 LEVEL = 0.95
 # Of log loss per e-fold of steps or size, where the table has one step or size only and so can't
@@ -72,6 +69,23 @@ class HeldOut:
         return cls(**data)
 
 
+class Measured(Protocol):
+    """What an interval needs of one target's fit; TargetFit is such."""
+
+    @property
+    def law(self) -> Law: ...
+    @property
+    def values(self) -> Array: ...
+    @property
+    def log_covariance(self) -> tuple[tuple[float, ...], ...] | None: ...
+    @property
+    def noise_percent(self) -> float: ...
+    @property
+    def heldout(self) -> HeldOut | None: ...
+    @property
+    def residual(self) -> Residual | None: ...
+
+
 def calibrated(
     errors: Array, variances: Array, clusters: np.ndarray, *, folds: int, noise: float,
     per_size: float | None = None, per_step: float | None = None,
@@ -92,7 +106,7 @@ def calibrated(
     return HeldOut(folds, mixtures, mre, misfit, quantile, per_size, per_step)
 
 
-def parameter_variances(signed: Mask, found: "TargetFit", inputs: Inputs) -> Array:
+def parameter_variances(signed: Mask, found: Measured, inputs: Inputs) -> Array:
     """Variance of log predictions from the parameters' uncertainty, (row,); 0 if unknown."""
     if found.log_covariance is None:
         return np.zeros(len(inputs.steps))
@@ -109,7 +123,7 @@ def log_variances(slopes: Array, covariance: Array) -> Array:
 
 
 def half_widths(
-    found: "TargetFit",
+    found: Measured,
     signed: Mask,
     inputs: Inputs,
     steps_seen: tuple[float, float],
