@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
+from math import inf
 from typing import Annotated, Any
 
 import typer
@@ -84,6 +85,12 @@ class Given:
         float | None,
         typer.Option(metavar="R_STAR", help="Count repeats for less, instead of a cap; 15.39."),
     ] = None
+    trust: Annotated[
+        str,
+        typer.Option(
+            metavar="FACTOR", help="How far shares may leave those that runs saw; 1: not, or none."
+        ),
+    ] = "1"
     tokens_available: Annotated[
         Assignments, typer.Option(metavar="DOMAIN=TOKENS", help="Tokens that a domain has.")
     ] = None
@@ -140,6 +147,7 @@ class Given:
             "linear": [linear(text) for text in self.linear or []],
             "near": near or None,
             "repetition": None if self.repetition is None else {"r_star": self.repetition},
+            "trust": trust(self.trust),
         }
 
 
@@ -178,6 +186,21 @@ def assigned(given: Assignments, option: str) -> dict[str, float]:
         if not name:
             raise typer.BadParameter(f"{text!r} must read NAME=NUMBER", param_hint=option)
     return values
+
+
+def trust(text: str) -> float | None:
+    """A factor of at least 1, or "none"."""
+    if text == "none":
+        return None
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 1 <= factor < inf:
+        raise typer.BadParameter(
+            f"{text!r} is neither none nor a factor of at least 1", param_hint="--trust"
+        )
+    return factor
 
 
 def mixture(text: str, option: str) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """A question to a fit in plain values, as JSON holds them: the best mixture for which run, how?
 
     objective    {"weights", "kind", "reference_nats" or "reference_mixture", "risk"}
-    constraints  {"lower", "upper", "max_epochs", "groups", "linear", "near", "repetition"}
+    constraints  {"lower", "upper", "max_epochs", "groups", "linear", "near", "repetition",
+                  "trust"}
 
 The command line, the service and its jobs all ask in this form, and keep it beside the answer, so
 that a question can be changed in part and asked again.
@@ -77,6 +78,7 @@ def constraints_from(
         linear=tuple(_linear(one) for one in given.get("linear") or ()),
         near=near and Near(Mixture(near["mixture"]), near["kl_nats"]),
         repetition=None if repetition is None else Repetition(**_told(repetition)),
+        trust=given.get("trust"),
     )
 
 

@@ -25,7 +25,7 @@ from mixlab.scoring import score as score_fit
 from mixlab.solvers import DEFAULT_MAX_EPOCHS, Solution
 from mixlab.tables import TableReport, from_columns, from_rows, read_table
 
-CONSTRAINTS = ("lower", "upper", "max_epochs", "groups", "linear", "near", "repetition")
+CONSTRAINTS = ("lower", "upper", "max_epochs", "groups", "linear", "near", "repetition", "trust")
 Table = Any  # str | Path | Observations | Sequence[Mapping] | pandas.DataFrame
 
 
@@ -60,7 +60,7 @@ def solve(
     """The best mixture for a run of so many tokens, or of so many steps.
 
     `objective` and the constraints (`lower`, `upper`, `max_epochs`, `groups`, `linear`, `near`,
-    `repetition`) are as in `mixlab/questions.py`. Without budget and step, the last step observed
+    `repetition`, `trust`) are as in `mixlab/questions.py`. Without budget and step, the last step observed
     counts. Raises as `mixlab.solvers.solve`.
     """
     at = step_of(fit, budget_tokens=budget_tokens, step=step)

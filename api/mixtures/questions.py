@@ -100,6 +100,11 @@ class ConstraintsBody(Body):
     )
     near: NearBody | None = None
     repetition: RepetitionBody | None = Field(None, description="Takes the place of max_epochs.")
+    trust: Annotated[float, Field(ge=1, le=1e6)] | None = Field(
+        1.0,
+        description="Factor by which shares may leave those that the fit's runs saw; 1 stays "
+        "inside, null goes anywhere.",
+    )
 
 
 class DesignBody(Body):

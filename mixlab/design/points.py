@@ -10,9 +10,9 @@ import numpy as np
 
 from mixlab.errors import InvalidMixture
 from mixlab.mixture import Array
-from mixlab.solvers.problem import started
 from mixlab.solvers.region import Inside, Region
 from mixlab.solvers.sampling import samples
+from mixlab.solvers.start import started
 
 # Closer than this, two mixtures count as one: 10.0 and 10.6 % of one domain.
 DISTINCT = 0.01

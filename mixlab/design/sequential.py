@@ -42,6 +42,7 @@ OWN = 0.5  # of the law's misfit, as a variance, is the mixture's; the rest the 
 # A law bends far from where it matters: at this distance from all contenders (points.py) a run's
 # noise counts double as a variance.
 BENDS = 0.15
+AFAR = 2.0  # times the solution's factor of trust, as far as first designs go
 # How near to the best so far contenders are sought, in turn.
 REFINEMENTS = (0.3, 0.1, 0.03)
 
@@ -100,14 +101,16 @@ def next_runs(
 ) -> NextRuns:
     """The next `count` mixtures to run; see the module. `observations` are those fitted.
 
-    The runs are taken to be as long as the longest observed run of the smallest size. Without
-    `candidates` every mixture under the constraints may be chosen. Raises as `solve` does,
-    TooFewMixtures for a count below 1 or too few candidates, and InvalidTable for
-    observations of another fit.
+    Runs, and the mixtures that regret is against, may leave the shares seen farther than the
+    solution may (AFAR): that is how those become more. The runs are taken to be as long as the
+    longest observed run of the smallest size. Without `candidates` every such mixture under the
+    constraints may be chosen. Raises as `solve` does, TooFewMixtures for a count below 1 or too few
+    candidates, and InvalidTable for observations of another fit.
     """
     _check(count, draws)
     constraints = constraints or Constraints()
     solution = solve(fit, objective, constraints).mixture
+    constraints = _beyond(constraints)
     best = solution.shares(fit.domains)[None, :]
     drawn = with_draws(fit, observations, draws, seed)
     found = problem(fit, [replace(objective, risk=None)], constraints)
@@ -181,6 +184,11 @@ def _check(count: int, draws: int) -> None:
         raise TooFewMixtures(f"The next runs must be at least 1, not {count}.")
     if draws < 8:
         raise TooFewMixtures(f"Uncertainty needs at least 8 draws, not {draws}.")
+
+
+def _beyond(constraints: Constraints) -> Constraints:
+    """With ranges for runs, which look where a solution may not go yet."""
+    return replace(constraints, trust=constraints.trust and AFAR * constraints.trust)
 
 
 def _new(ensemble: _Ensemble, rows: Array, seen: Observations) -> Array:

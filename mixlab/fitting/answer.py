@@ -30,7 +30,7 @@ class Fit:
     step_unit: StepUnit
     steps_seen: tuple[float, float]
     tokens_per_step: float | None  # None where it varies or is unknown
-    shares_seen: Mapping[str, tuple[float, float]]  # per domain, over the rows with any of it
+    shares_seen: Mapping[str, tuple[float, float]]  # per domain, over the rows used
     sizes_seen: tuple[float, float] | None = None  # parameters of the models; None where unknown
     notes: tuple[str, ...] = ()  # what is odd in the table, and what to do about it
 

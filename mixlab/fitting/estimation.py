@@ -72,7 +72,7 @@ def fit(
         step_unit=_step_unit(seen),
         steps_seen=(float(seen.steps.min()), float(seen.steps.max())),
         tokens_per_step=seen.tokens_per_step,
-        shares_seen=_shares_seen(seen),
+        shares_seen=_shares_seen(law, seen),
         sizes_seen=_sizes_seen(seen),
         notes=notes,
     )
@@ -93,12 +93,14 @@ def _step_unit(observations: Observations) -> StepUnit:
     return "tokens" if same else "steps"
 
 
-def _shares_seen(observations: Observations) -> dict[str, tuple[float, float]]:
+def _shares_seen(law: Law, observations: Observations) -> dict[str, tuple[float, float]]:
+    """Runs without a domain count where the law is defined for them."""
     seen = {}
     for name, column in zip(observations.domains, observations.proportions.T, strict=True):
         present = column[column > 0]
         if len(present):
-            seen[name] = (float(present.min()), float(present.max()))
+            without = law.zero_shares and len(present) < len(column)
+            seen[name] = (0.0 if without else float(present.min()), float(present.max()))
     return seen
 
 

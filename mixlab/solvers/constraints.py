@@ -1,6 +1,7 @@
 """What a mixture must obey: bounds per domain, a cap on epochs, and what limits.py adds.
 
     lower_i <= r_i <= min(upper_i, max_epochs * tokens_available_i / budget_tokens)
+    least seen_i / trust <= r_i <= trust * most seen_i                             (trust.py)
 
 Source of the default cap of 4 epochs: up to there repeated tokens are nearly as good as
 new ones (Muennighoff et al., arXiv 2305.16264). With `repetition` the cap gives way to a
@@ -27,12 +28,27 @@ SLACK = 1e-9  # shares written with 9 digits may miss 1 by this much
 
 
 @dataclass(frozen=True)
+class Seen:
+    """The shares that runs saw, and the ranges that shares are held in for that."""
+
+    observed: Mapping[str, tuple[float, float]]  # by domain; none where no run had any
+    ranges: Mapping[str, tuple[float, float]]
+    notes: tuple[str, ...] = ()  # where other constraints won
+
+
+NOT_SEEN = Seen({}, {})
+
+
+@dataclass(frozen=True)
 class Constraints:
     """Bounds on shares by domain; a domain not named in `lower` gets a small default.
 
     The default leaves every domain that may have a share at least one sequence of the budget.
     The cap on epochs needs both the budget and the tokens available; a domain without
     a count of tokens has no cap. `max_epochs=None` lifts it, and so does `repetition`.
+
+    `trust` is the factor by which shares may leave the range that the fit's runs saw, 1 to stay
+    inside; None lets them go anywhere. The solver puts those ranges in `seen`.
     """
 
     lower: Mapping[str, float] = field(default_factory=dict)
@@ -45,6 +61,8 @@ class Constraints:
     near: Near | None = None
     repetition: Repetition | None = None
     sequence_tokens: int = SEQUENCE_TOKENS
+    trust: float | None = None
+    seen: Seen = NOT_SEEN
 
     def __post_init__(self) -> None:
         for name, bounds in (("lower", self.lower), ("upper", self.upper)):
@@ -62,6 +80,7 @@ class Constraints:
             raise InfeasibleConstraints(f"max_epochs must be above 0, not {self.max_epochs}.")
         if self.sequence_tokens < 1:
             raise InvalidBudget(f"A sequence has at least 1 token, not {self.sequence_tokens}.")
+        self._check_trust()
         self._check_budget()
 
     @property
@@ -69,6 +88,13 @@ class Constraints:
         """Whether nothing but bounds and caps limits the shares."""
         joint = self.groups or self.linear or self.near or self.repetition
         return not joint
+
+    def _check_trust(self) -> None:
+        if self.trust is not None and not (isfinite(self.trust) and self.trust >= 1):
+            raise InfeasibleConstraints(
+                f"trust is {self.trust}, the factor by which shares may leave those that runs "
+                "saw; give at least 1, which stays inside, or None, which goes anywhere."
+            )
 
     def _check_budget(self) -> None:
         if self.repetition and (self.budget_tokens is None or not self.tokens_available):
@@ -101,13 +127,14 @@ class Constraints:
         self._check_names(domains)
         upper = np.array([self._upper(name) for name in domains])
         high = np.minimum(np.minimum(upper, self.caps(domains)), 1.0)
+        ranges = np.array([self.seen.ranges.get(name, (0.0, 1.0)) for name in domains])
+        high = np.minimum(high, ranges[:, 1])
         default = self._default_lower(domains)
-        low = np.array(
-            [
-                self.lower.get(name, min(default, top, self._group_room(name)))
-                for name, top in zip(domains, high, strict=True)
-            ]
-        )
+        asked = [
+            self.lower.get(name, min(default, top, self._group_room(name)))
+            for name, top in zip(domains, high, strict=True)
+        ]
+        low = np.maximum(np.array(asked), ranges[:, 0])
         self._check_each(domains, low, high)
         self._check_sums(domains, low, high)
         return low, high
@@ -193,6 +220,9 @@ class Constraints:
         tokens = (self.tokens_available or {}).get(name)
         if self.near and self.near.mixture.proportions.get(name, 0.0) <= 0:
             return f"{name} at most 0 (the reference mixture has none of it)"
+        ranges = self.seen.ranges
+        if name in ranges and share == ranges[name][1] < self.upper.get(name, 1.0):
+            return f"{name} at most {share:.4g} (by what runs saw)"
         if tokens is None or share >= self.upper.get(name, 1.0):
             return f"{name} at most {share:.4g} (upper bound)"
         return (

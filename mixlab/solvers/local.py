@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from mixlab.mixture import Array
 from mixlab.solvers.problem import Problem
 from mixlab.solvers.program import Block, Program, divergence_slope
-from mixlab.solvers.region import divergence
+from mixlab.solvers.region import OF_A_SHARE, divergence
 from mixlab.solvers.sampling import samples
 
 STARTS = 6
@@ -72,11 +72,7 @@ def _tidied(problem: Problem, found: Array, before: Array) -> Array:
 
 def _constraints(problem: Problem) -> list[dict[str, Any]]:
     region = problem.region
-    kept = [
-        index
-        for index, row in enumerate(region.rows)
-        if row.bound not in ("lower", "upper", "epochs")
-    ]
+    kept = [index for index, row in enumerate(region.rows) if row.bound not in OF_A_SHARE]
     total = np.ones((1, len(region.domains)))
     found: list[dict[str, Any]] = [
         {"type": "eq", "fun": lambda r: np.array([r.sum() - 1]), "jac": lambda r: total}

@@ -27,6 +27,7 @@ from mixlab.solvers.region import Row, region
 from mixlab.solvers.repetition import Discounted
 from mixlab.solvers.sampling import best_of_samples
 from mixlab.solvers.solution import CERTIFIED, Solution, SolutionStatus
+from mixlab.solvers.trust import trusted
 
 RESTARTS = 4
 APPROACHED = 1e-5  # share; a side with a price that is nearer than this is touched
@@ -39,7 +40,7 @@ def solve(fit: Fit, objective: Objective, constraints: Constraints | None = None
     Raises InfeasibleConstraints, TooFewMixtures where a weighted target's response to its
     share is not known, and InvalidTable for targets or laws that can't be solved so.
     """
-    constraints = constraints or Constraints()
+    constraints = trusted(constraints or Constraints(), fit.domains, fit.shares_seen)
     if separable(fit, objective, constraints):
         return _by_powers(fit, objective, constraints)
     return solve_problem(problem(fit, [objective], constraints))
@@ -148,7 +149,11 @@ def _solution(
         active=touched,
         epochs=_epochs(constraints, mixture),
         status=status,
-        notes=(*_notes(fit, objective, surface, shares), *_more_notes(found, status)),
+        notes=(
+            *constraints.seen.notes,
+            *_notes(fit, objective, surface, shares),
+            *_more_notes(found, status),
+        ),
         gap_nats=gap,
         prices=tuple(prices),
     )
@@ -171,7 +176,7 @@ def _by_powers(fit: Fit, objective: Objective, constraints: Constraints) -> Solu
         active=touched,
         epochs=_epochs(constraints, mixture),
         status=SolutionStatus.OPTIMAL if found.unique else SolutionStatus.NOT_UNIQUE,
-        notes=_notes(fit, objective, surface, found.shares),
+        notes=(*constraints.seen.notes, *_notes(fit, objective, surface, found.shares)),
         gap_nats=0.0,
         prices=tuple(pricing.statements(touched, constraints)),
     )
@@ -186,7 +191,7 @@ def _of_split(
     for row in rows:
         index = domains.index(row.name)
         gain = multiplier + float(slope[index])
-        prices.append(max(0.0, gain if row.bound == "lower" else -gain))
+        prices.append(max(0.0, gain if row.bound.endswith("lower") else -gain))
     return pricing.Balance(multiplier, np.array(prices), 0.0)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from mixlab.mixture import Array
-from mixlab.solvers.constraints import Constraints
+from mixlab.solvers.constraints import Constraints, Seen
 from mixlab.solvers.program import divergence_slope
-from mixlab.solvers.region import Region
+from mixlab.solvers.region import OF_A_SHARE, Region
 from mixlab.solvers.repetition import Discounted
 from mixlab.solvers.solution import ActiveConstraint, Price
 
@@ -55,7 +55,7 @@ def active(region: Region, shares: Array, prices: Balance) -> tuple[ActiveConstr
     found: dict[tuple[str, bool], ActiveConstraint] = {}
     for index in np.flatnonzero(slack <= TOUCHED):
         row, price = region.rows[index], float(prices.rows[index])
-        key = (row.name, row.bound in ("lower", "upper", "epochs"))
+        key = (row.name, row.bound in OF_A_SHARE)
         if key not in found or price > found[key].price_nats:
             found[key] = ActiveConstraint(row.name, row.bound, row.value, price)
     kept = list(found.values())
@@ -71,7 +71,11 @@ def statements(
     found = []
     for one in touched:
         # A share can't fall below 0, whatever the price of that.
-        if one.price_nats > 0 and not (one.bound == "lower" and one.share <= 0):
+        if one.price_nats <= 0 or (one.bound == "lower" and one.share <= 0):
+            continue
+        if one.bound in ("seen", "seen_lower"):
+            found.append(_of_seen(one, constraints.seen, at_most))
+        else:
             found += _of_epochs(one, constraints) if one.bound == "epochs" else [_of_bound(one)]
     return [_stated(price, at_most) for price in sorted(found, key=lambda price: -price.nats)]
 
@@ -104,6 +108,32 @@ def _of_epochs(one: ActiveConstraint, constraints: Constraints) -> list[Price]:
     ]  # fmt: skip
 
 
+def _of_seen(one: ActiveConstraint, seen: Seen, at_most: bool) -> Price:
+    """What a share beyond those that runs saw would bring, were the law right there too."""
+    less = one.bound == "seen_lower"
+    amount = min(LOOSER, one.share) if less else LOOSER
+    size = "one hundredth of share" if amount == LOOSER else f"{amount:.3g} of share"
+    way, worth = "less" if less else "more", "at most" if at_most else "about"
+    nats = one.price_nats * amount
+    return Price(
+        one.domain, f"{size} {way} of {one.domain} than now", amount, nats,
+        f"{one.domain} is held at {one.share:.3g}, {_reach(one, seen)}; {size} {way} is worth "
+        f"{worth} {nats:.3g} nats by the law: make runs with {way} of it to find out",
+    )  # fmt: skip
+
+
+def _reach(one: ActiveConstraint, seen: Seen) -> str:
+    """A bound by what runs saw, in words."""
+    least, most = seen.observed.get(one.domain, (0.0, 0.0))
+    if most <= 0:
+        return "as no run had any"
+    end, word = (least, "least") if one.bound == "seen_lower" else (most, "most")
+    factor = end / one.share if one.bound == "seen_lower" else one.share / end
+    if abs(factor - 1) < 1e-6:
+        return f"the {word} that any run saw"
+    return f"{factor:.3g} times {'below' if word == 'least' else 'above'} what any run saw"
+
+
 def _of_bound(one: ActiveConstraint) -> Price:
     if one.bound == "near":
         amount = min(LOOSER, one.share)
@@ -123,6 +153,8 @@ def _amount(available: float) -> tuple[float, str]:
 
 
 def _stated(price: Price, at_most: bool) -> Price:
+    if price.statement:
+        return price
     worth = "at most" if at_most else "about"
     said = f"{price.change} is worth {worth} {price.nats:.3g} nats"
     return Price(price.domain, price.change, price.amount, price.nats, said)

@@ -17,10 +17,11 @@ from mixlab.solvers.constraints import Constraints
 from mixlab.solvers.linear import Bounds, Optimum, minimise
 
 Bound = Literal[
-    "lower", "upper", "epochs",
+    "lower", "upper", "epochs", "seen", "seen_lower",
     "group_lower", "group_upper", "linear_lower", "linear_upper", "near",
 ]  # fmt: skip
 
+OF_A_SHARE = ("lower", "upper", "epochs", "seen", "seen_lower")
 FIXED = 1e-11  # bounds closer than this leave a share no room
 THIN = 1e-8  # a region with less room than this along some constraint is flat there
 
@@ -57,9 +58,7 @@ class Region:
     @property
     def boxed(self) -> bool:
         """Whether bounds are all there is."""
-        return self.reference is None and all(
-            row.bound in ("lower", "upper", "epochs") for row in self.rows
-        )
+        return self.reference is None and all(row.bound in OF_A_SHARE for row in self.rows)
 
     def least(self, slope: Array) -> tuple[float, Array]:
         """The least of slope . r over the polytope, and where: exact, by greed or by HiGHS."""
@@ -119,16 +118,31 @@ def _bound_rows(
 ) -> list[Row]:
     caps, unit = constraints.caps(domains), np.eye(len(domains))
     rows = [
-        Row(name, "lower", -unit[i], -float(low[i]), f"{name} at least {low[i]:.4g}")
+        Row(name, _below(constraints, name, float(low[i])), -unit[i], -float(low[i]),
+            f"{name} at least {low[i]:.4g}")
         for i, name in enumerate(domains)
-    ]
+    ]  # fmt: skip
     most = 1 - (low.sum() - low)  # what the other lower bounds leave
     for i, name in enumerate(domains):
         if high[i] < most[i] + FIXED:
-            bound: Bound = "epochs" if caps[i] <= constraints.upper.get(name, 1.0) else "upper"
             words = constraints.why(name, float(high[i]))
+            bound = _above(constraints, name, float(caps[i]))
             rows.append(Row(name, bound, unit[i], float(high[i]), words))
     return rows
+
+
+def _below(constraints: Constraints, name: str, low: float) -> Bound:
+    """Which bound from below binds: that by what runs saw, or one that was given."""
+    least = constraints.seen.ranges.get(name, (0.0, 1.0))[0]
+    return "seen_lower" if constraints.lower.get(name, 0.0) < least == low else "lower"
+
+
+def _above(constraints: Constraints, name: str, cap: float) -> Bound:
+    """Which bound from above binds; where they are the same, one that was given."""
+    upper = constraints.upper.get(name, 1.0)
+    if constraints.seen.ranges.get(name, (0.0, 1.0))[1] < min(upper, cap):
+        return "seen"
+    return "epochs" if cap <= upper else "upper"
 
 
 def _group_rows(constraints: Constraints, domains: tuple[str, ...]) -> list[Row]:
@@ -193,7 +207,7 @@ def _widths(found: Region) -> Array:
     """Room is measured against what a row can have, so that narrow bounds count as wide."""
     room, width = found.high - found.low, np.ones(len(found.rows))
     for index, row in enumerate(found.rows):
-        if row.bound in ("lower", "upper", "epochs"):
+        if row.bound in OF_A_SHARE:
             width[index] = min(1.0, max(room[found.domains.index(row.name)], FIXED))
     return width
 

@@ -24,7 +24,7 @@ import numpy as np
 from mixlab.errors import InvalidMixture, InvalidTable
 from mixlab.fitting import Fit
 from mixlab.mixture import Array, Mixture
-from mixlab.solvers.constraints import Constraints
+from mixlab.solvers.constraints import NOT_SEEN, Constraints
 from mixlab.solvers.interior import interior
 from mixlab.solvers.local import search
 from mixlab.solvers.objective import Objective
@@ -134,7 +134,14 @@ def difference(
                 f"{', '.join(fit.domains)}."
             )
     repeats = replace(
-        constraints or Constraints(), lower={}, upper={}, groups={}, linear=(), near=None
+        constraints or Constraints(),
+        lower={},
+        upper={},
+        groups={},
+        linear=(),
+        near=None,
+        trust=None,
+        seen=NOT_SEEN,
     )
     found, stack = _plain(fit, objective, repeats)
     both = np.stack([mixture.shares(fit.domains), other.shares(fit.domains)])

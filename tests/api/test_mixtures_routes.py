@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from mixlab.fitting import Fit
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, MixtureRecord, Queue
 from mixlab.recipes import proxy_tiny
@@ -47,7 +48,7 @@ def test_a_fit_of_a_corpus_is_a_job_that_knows_the_whole_problem(
         },
         "constraints": {
             "lower": {"code": 0.2}, "upper": {}, "max_epochs": 4.0, "groups": {}, "linear": [],
-            "near": None, "repetition": None,
+            "near": None, "repetition": None, "trust": 1.0,
         },
         "design": {"count": 14, "floor": 0.03, "seed": 0, "repeated_seeds": 2},
         "tokens_available": None,
@@ -242,6 +243,30 @@ def test_solving_for_another_budget_looks_at_another_step(
     report = client.post("/mixtures/solve", json=body).json()["report"]
     assert report["step"] == 500
     assert report["budget_tokens"] == 4096 * 500
+
+
+def test_solved_shares_stay_where_runs_were_until_trust_is_lifted(
+    client: TestClient, fitted: Callable[..., MixtureRecord], a_fit: Fit
+) -> None:
+    body = {"mixture_id": fitted().id, "objective": {"weights": {"code": 30, "legal": 1}}}
+
+    def solved(**constraints: Any) -> dict[str, Any]:
+        answer = client.post("/mixtures/solve", json={**body, "constraints": constraints})
+        assert answer.status_code == 201, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    held, free = solved(), solved(trust=None)
+    most = a_fit.shares_seen["code"][1]
+    assert held["report"]["constraints"]["trust"] == 1
+    assert held["proportions"]["code"] == pytest.approx(most)
+    assert "the most that any run saw" in held["report"]["solution"]["statements"][0]
+    assert free["proportions"]["code"] > most
+    assert any("outside the shares" in note for note in free["report"]["solution"]["notes"])
+    wider = solved(trust=1.1)["proportions"]["code"]
+    assert most < wider <= free["proportions"]["code"]
+    refused = client.post("/mixtures/solve", json={**body, "constraints": {"trust": 0.5}})
+    assert refused.status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,18 @@ def test_the_worst_target_the_excess_and_the_bootstrap_are_objectives(saved: Pat
     assert RUN.invoke(app, ["solve", str(saved), "--objective", "best"]).exit_code == 2
 
 
+def test_shares_stay_where_runs_were_until_trust_is_lifted(saved: Path) -> None:
+    most = json.loads(saved.read_text())["shares_seen"]["d0"][1]
+    weights = ["--weight", "d0=50", "--weight", "d1=1"]
+    assert solved(saved, *weights)["d0"] == pytest.approx(most)
+    assert most < solved(saved, *weights, "--trust", "1.1")["d0"] <= 1.1 * most + 1e-9
+    assert solved(saved, *weights, "--trust", "none")["d0"] > most
+    shown = RUN.invoke(app, ["solve", str(saved), *weights])
+    assert "the most that any run saw" in shown.output
+    for wrong in ("0.5", "any", "inf", "nan"):
+        assert RUN.invoke(app, ["solve", str(saved), "--trust", wrong]).exit_code == 2
+
+
 def test_predictions_have_intervals_that_grow_with_distance(saved: Path) -> None:
     def widths(*given: str) -> dict[str, float]:
         result = RUN.invoke(app, ["predict", str(saved), *given, "--json"])
