@@ -8,6 +8,8 @@ import pytest
 from mixlab import choosing
 from mixlab.choosing import choose, fit_auto
 from mixlab.errors import InvalidLoss, TooFewMixtures, UnknownLaw
+from mixlab.fitting import fit
+from mixlab.laws import BIMIX_TRANSFER
 from mixlab.runs import Observations
 from tests.synthetic import mixtures, observe
 
@@ -47,8 +49,27 @@ def test_where_domains_help_each_other_the_transfer_law_wins(
     assert found.scores["bimix_transfer"].mre_percent < 0.7 * found.scores["bimix"].mre_percent
 
 
-def test_where_they_do_not_the_simpler_law_is_kept(helped_choice: choosing.Choice) -> None:
-    assert helped_choice.targets["d2"].law == "bimix"
+def test_where_they_do_not_the_simpler_law_is_kept() -> None:
+    found = choose(only(own_share_only(24), "d0", "d2"), LAWS)
+    assert {one.law for one in found.targets.values()} == {"bimix"}
+
+
+def test_what_most_targets_say_decides_where_one_hardly_tells_laws_apart() -> None:
+    few, many = np.full(12, 0.0100), np.full(12, 0.0101)
+    close = choosing.Contest({"a": (few, 4), "b": (many, 9)}, {}, None)
+    clear = choosing.Contest({"a": (2 * many, 4), "b": (many, 9)}, {}, None)
+    elsewhere = choosing._elsewhere([close, clear, clear])
+    assert choosing._chosen("t", close, elsewhere, 1.0).law == "b"
+    assert choosing._chosen("t", close, choosing._elsewhere([close]), 1.0).law == "a"
+
+
+def test_a_law_that_foretells_anything_where_no_run_was_does_not_compete() -> None:
+    """Worths of nothing beside the own domain: its loss without it is beyond all reason."""
+    seen = only(helped(12), "d0")
+    sound = fit(BIMIX_TRANSFER, seen, profiles=False).targets["d0"]
+    wild = replace(sound, parameters={**sound.parameters, "leak": 1e-300, "alpha": 5.0})
+    most = 3 * float(seen.losses_nats.max())
+    assert choosing._most_foretold(sound, seen) < most < choosing._most_foretold(wild, seen)
 
 
 def test_the_reason_gives_both_errors_their_difference_and_the_mixtures(

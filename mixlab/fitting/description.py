@@ -77,7 +77,7 @@ def described(
         **asdict(counts),
         strength=None if found.choice is None else found.choice.strength,
         **(_heldout(problem, found, clusters, residual, covariance) if heldout else {}),
-        residual=residual,
+        residual=residual if getattr(residual, "used", True) else None,
         replicates=bootstrapped(problem, found, clusters, replicates) if replicates else None,
     )  # fmt: skip
 

@@ -97,7 +97,10 @@ class Surface:
     @property
     def convex(self) -> bool:
         """Whether every loss is convex in the shares, above the share floor."""
-        return all(part.law.convex and part.residual is None for part in self.parts)
+        return all(
+            part.law.convex and (part.residual is None or getattr(part.residual, "convex", False))
+            for part in self.parts
+        )
 
     @property
     def smooth(self) -> bool:
