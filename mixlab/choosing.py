@@ -405,6 +405,8 @@ def _reason(
         )
     if best != chosen:
         text += ", not clearly better, so the law with fewer parameters"
+    elif other is not None and float(np.mean(misses[other])) < float(np.mean(misses[chosen])):
+        text += ", but the better law over all targets"
     return text if noise is None else f"{text}; seeds differ by {noise:.2g}%"
 
 

@@ -1,12 +1,13 @@
 """One target's estimate with its errors, its status and its held-out errors as one value."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
+from mixlab.errors import InvalidTable
 from mixlab.fitting.bootstrap import replicates as bootstrapped
 from mixlab.fitting.heldout import left_out
 from mixlab.fitting.intervals import Residual, calibrated, log_variances
@@ -35,11 +36,13 @@ class Counts:
 def described(
     problem: Problem, target: str, clusters: np.ndarray, counts: Counts, *,
     profiles: bool, replicates: int, robust: Robust | None, heldout: bool,
+    given: Mapping[str, float],
 ) -> TargetFit:  # fmt: skip
     """The fit of one target; `clusters` number each row's mixture."""
     untold = _untold(problem)
     limits = {parameter.name: parameter.limit for parameter in problem.parameters}
-    held = {name: limits[name] for name in untold}
+    _check_names(problem, given)
+    held = {name: limits[name] for name in untold} | dict(given)
     found = estimate(problem, held, clusters, robust=robust)
     known = uncertainty(problem, found, clusters)
     traded = () if untold else unresolved(problem, found)
@@ -80,6 +83,21 @@ def described(
         residual=residual if getattr(residual, "used", True) else None,
         replicates=bootstrapped(problem, found, clusters, replicates) if replicates else None,
     )  # fmt: skip
+
+
+def _check_names(problem: Problem, given: Mapping[str, float]) -> None:
+    """Raise InvalidTable for held values of no parameter, or outside a parameter's range."""
+    ranges = {one.name: (one.lower, one.upper) for one in problem.parameters}
+    for name, value in given.items():
+        if name not in ranges:
+            raise InvalidTable(
+                f"{problem.law.name} has no parameter {name!r} to hold; it has {', '.join(ranges)}."
+            )
+        low, high = ranges[name]
+        if not low <= value <= high:
+            raise InvalidTable(
+                f"{name} can't be held at {value}; it lies between {low:g} and {high:g}."
+            )
 
 
 def _heldout(

@@ -5,6 +5,7 @@ outside a power law: they are left out and counted, or, with a share floor, read
 the share were that floor. Losses that were not measured (NaN) are skipped and counted.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ class Options:
     replicates: int
     robust: Robust | None
     heldout: bool
+    held: Mapping[str, float]
 
 
 def fit(
@@ -40,12 +42,14 @@ def fit(
     replicates: int = 0,
     robust: Robust | None = None,
     heldout: bool = True,
+    held: Mapping[str, float] | None = None,
 ) -> Fit:
     """The law fitted to every target that it can speak of.
 
     Without `profiles`, intervals of vague parameters are the quick ones of profile.py's parabola.
     `replicates` asks for that many bootstrap refits (bootstrap.py). Without `heldout`, no mixture
-    is left out to calibrate prediction intervals.
+    is left out to calibrate prediction intervals. `held` gives parameters a value instead of
+    fitting them, as where a source has them from other runs.
 
     Raises TooFewMixtures, InvalidLoss (infinite or not positive; NaN means not measured), and
     InvalidTable where no target is named like a domain, the share floor is no share, or the
@@ -61,7 +65,7 @@ def fit(
             f"The law {law.name} needs targets named like domains; the targets are "
             f"{', '.join(seen.targets)}, the domains {', '.join(seen.domains)}."
         )
-    options = Options(share_floor, profiles, replicates, robust, heldout)
+    options = Options(share_floor, profiles, replicates, robust, heldout, held or {})
     clusters = clusters_of(law, seen)
     return Fit(
         law_name=law.name,
@@ -129,6 +133,7 @@ def _fit_target(
     return described(
         asked, target, clusters[rows], counts, profiles=options.profiles,
         replicates=options.replicates, robust=options.robust, heldout=options.heldout,
+        given=options.held,
     )  # fmt: skip
 
 
