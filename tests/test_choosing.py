@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mixlab import choosing
-from mixlab.choosing import choose, fit_auto
+from mixlab.choosing import Choice, choose, competing, fit_auto
+from mixlab.choosing.choice import Contest, _chosen, _elsewhere
 from mixlab.errors import InvalidLoss, TooFewMixtures, UnknownLaw
 from mixlab.fitting import fit
 from mixlab.laws import BIMIX_TRANSFER
@@ -37,12 +37,12 @@ def helped(runs: int = 24, noise: float = 0.003) -> Observations:
 
 
 @pytest.fixture(scope="module")
-def helped_choice() -> choosing.Choice:
+def helped_choice() -> Choice:
     return choose(helped(), LAWS)
 
 
 def test_where_domains_help_each_other_the_transfer_law_wins(
-    helped_choice: choosing.Choice,
+    helped_choice: Choice,
 ) -> None:
     found = helped_choice.targets["d0"]
     assert found.law == "bimix_transfer"
@@ -56,11 +56,11 @@ def test_where_they_do_not_the_simpler_law_is_kept() -> None:
 
 def test_what_most_targets_say_decides_where_one_hardly_tells_laws_apart() -> None:
     few, many = np.full(12, 0.0100), np.full(12, 0.0101)
-    close = choosing.Contest({"a": (few, 4), "b": (many, 9)}, {}, None)
-    clear = choosing.Contest({"a": (2 * many, 4), "b": (many, 9)}, {}, None)
-    elsewhere = choosing._elsewhere([close, clear, clear])
-    assert choosing._chosen("t", close, elsewhere, 1.0).law == "b"
-    assert choosing._chosen("t", close, choosing._elsewhere([close]), 1.0).law == "a"
+    close = Contest({"a": (few, 4), "b": (many, 9)}, {}, None)
+    clear = Contest({"a": (2 * many, 4), "b": (many, 9)}, {}, None)
+    elsewhere = _elsewhere([close, clear, clear])
+    assert _chosen("t", close, elsewhere, 1.0).law == "b"
+    assert _chosen("t", close, _elsewhere([close]), 1.0).law == "a"
 
 
 def test_a_law_that_foretells_anything_where_no_run_was_does_not_compete() -> None:
@@ -69,11 +69,11 @@ def test_a_law_that_foretells_anything_where_no_run_was_does_not_compete() -> No
     sound = fit(BIMIX_TRANSFER, seen, profiles=False).targets["d0"]
     wild = replace(sound, parameters={**sound.parameters, "leak": 1e-300, "alpha": 5.0})
     most = 3 * float(seen.losses_nats.max())
-    assert choosing._most_foretold(sound, seen) < most < choosing._most_foretold(wild, seen)
+    assert competing.most_foretold(sound, seen) < most < competing.most_foretold(wild, seen)
 
 
 def test_the_reason_gives_both_errors_their_difference_and_the_mixtures(
-    helped_choice: choosing.Choice,
+    helped_choice: Choice,
 ) -> None:
     reason = helped_choice.targets["d0"].reason
     assert reason.startswith("bimix_transfer: held-out 0.")
@@ -93,7 +93,7 @@ def test_with_few_runs_no_law_is_chosen_that_does_worse_than_bimix() -> None:
     assert miss[0] < 1.05 * miss[1]
 
 
-def test_a_fit_by_auto_has_each_target_s_law_and_says_why(helped_choice: choosing.Choice) -> None:
+def test_a_fit_by_auto_has_each_target_s_law_and_says_why(helped_choice: Choice) -> None:
     found = fit_auto(helped(), LAWS)
     assert found.law_name == "auto"
     assert {name: one.law.name for name, one in found.targets.items()} == {
@@ -141,12 +141,12 @@ def test_laws_that_can_t_compete_are_listed_with_why() -> None:
 def test_several_sizes_call_for_laws_that_see_them() -> None:
     seen = own_share_only(6)
     sizes = np.where(np.arange(len(seen)) % 2, 1e8, 3e8)
-    suited, why = choosing._suited(replace(seen, params=sizes), None)
+    suited, why = competing.suited(replace(seen, params=sizes), None)
     assert suited
     assert all(one.needs_params for one in suited)
     assert why["bimix"] == "sees no model size, and the table has 2"
     assert "column 'unique_tokens'" in why["data_constrained"]
-    suited, why = choosing._suited(seen, None)
+    suited, why = competing.suited(seen, None)
     assert "bimix" in {one.name for one in suited}
     assert "named" in why["lightgbm"]
 
@@ -163,8 +163,8 @@ def test_a_law_undefined_at_a_share_of_0_yields_to_one_that_is_not() -> None:
 
 def test_laws_compete_on_a_few_steps_of_each_mixture() -> None:
     seen = observe(mixtures(3, 5), steps=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
-    thin = choosing._thinned(seen)
-    assert len(thin) == 5 * choosing.MOST_STEPS
+    thin = competing.thinned(seen)
+    assert len(thin) == 5 * competing.MOST_STEPS
     assert {1.0, 10.0} < set(thin.steps)
 
 
