@@ -138,8 +138,10 @@ def _answer(report: Json) -> dict[str, Any]:
         "gap_nats": solution["gap_nats"],
         "objective_nats": solution["objective_nats"],
         "statements": list(solution["statements"]),
+        "promise": report["promise"],
         "regret": regret,
         "next_runs": None if runs is None else runs["mixtures"],
+        "expected_regret_nats": None if runs is None else runs["expected_regret_nats"],
     }
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.questions import Given, asking
-from cli.showing import print_lines, table
+from cli.showing import print_lines, regret_line, table
 from cli.table import AsJson, load
 from mixlab.design import NextRuns, Size, decide, filling_mixtures, next_runs, plan_runs
 from mixlab.fitting import Fit
@@ -104,9 +104,7 @@ def _print(console: Console, mixtures: dict[str, Mixture], shown: dict[str, Any]
         runs.add_row(label, *[f"{share:.4f}" for share in one.shares(domains)])
     console.print(runs)
     if "expected_regret_nats" in shown:
-        before, after = shown["expected_regret_nats"], shown["expected_regret_after_nats"]
-        line = f"the mixture of now loses {before:.2g} nats to the best one, {after:.2g} then"
-        print_lines(console, [line], "expected")
+        print_lines(console, [regret_line(shown)], "expected")
     if "decision" in shown:
         print_lines(console, [shown["decision"]], "advice")
     plan = shown.get("plan")

@@ -12,7 +12,7 @@ from mixlab.answers import Answer
 from mixlab.design import NextRuns
 from mixlab.fitting import Fit, TargetFit
 from mixlab.predictions import Prediction
-from mixlab.solvers import Regret
+from mixlab.solvers import Promise, Regret
 
 MOST_PARAMETERS = 4  # that a table of 80 columns holds
 
@@ -76,12 +76,26 @@ def print_solution(console: Console, answer: Answer, found: Fit) -> None:
         )
     console.print(mixture)
     print_predictions(console, answer.predictions)
+    print_promise(console, answer.promise)
     print_lines(console, solution.statements, "worth")
     if answer.regret is not None:
         print_regret(console, answer.regret)
     if answer.next_runs is not None:
         print_next(console, answer.next_runs)
     print_lines(console, [*solution.notes, *answer.notes])
+
+
+def print_promise(console: Console, found: Promise) -> None:
+    """The objective and what is gained over reference mixtures, with 95% intervals."""
+    lines = [f"the objective of a new run: {found.low95:.4f} to {found.high95:.4f} nats"]
+    for name, one in found.gains.items():
+        corrected = one.nats if one.corrected_nats is None else one.corrected_nats
+        lines.append(
+            f"gain over the {name.replace('_', ' ')} mixture: {one.nats:.4f} nats predicted, "
+            f"{corrected:.4f} less what choosing flatters, {one.low95:.4f} to {one.high95:.4f} "
+            "between two runs"
+        )
+    print_lines(console, lines, "95%")
 
 
 def print_regret(console: Console, found: Regret) -> None:
@@ -95,7 +109,7 @@ def print_regret(console: Console, found: Regret) -> None:
         [
             f"the optimum's prediction is {found.optimism_nats:.4f} nats too low as a rule: "
             f"{found.corrected_nats:.4f} corrected",
-            f"by not knowing the law better, {found.expected_regret_nats:.2g} nats are lost",
+            f"chance in the runs alone costs {found.sampling_regret_nats:.2g} nats",
         ],
         "expected",
     )
@@ -108,6 +122,16 @@ def print_next(console: Console, found: NextRuns) -> None:
     for label, one in found.mixtures.items():
         runs.add_row(label, *[f"{share:.3f}" for share in one.shares(domains)])
     console.print(runs)
+    print_lines(console, [regret_line(found.to_dict())], "expected")
+
+
+def regret_line(proposed: Mapping[str, Any]) -> str:
+    """What is lost by choosing now, and after the proposed runs."""
+    before, after = proposed["expected_regret_nats"], proposed["expected_regret_after_nats"]
+    return (
+        f"for all that the runs have not told, the mixture of now loses {before:.2g} nats to the "
+        f"best one, {after:.2g} after these runs"
+    )
 
 
 def print_predictions(console: Console, predicted: Mapping[str, Prediction]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 from mixlab.design import NextRuns, next_runs
 from mixlab.errors import InvalidInput
 from mixlab.fitting import Fit
+from mixlab.mixture import Mixture
 from mixlab.predictions import Prediction, predictions
 from mixlab.questions import Question
 from mixlab.runs import Observations
-from mixlab.solvers import Regret, Solution, regret
+from mixlab.solvers import Promise, Regret, Solution, promise, regret
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Answer:
 
     solution: Solution
     predictions: Mapping[str, Prediction]  # of targets whose law is defined at the mixture
+    promise: Promise  # the objective and gains over references, with the law's own error
     regret: Regret | None  # None without replicates, or for laws without slopes
     next_runs: NextRuns | None  # None where none were asked for, or none can be told
     notes: tuple[str, ...]  # why something is missing
@@ -29,6 +31,7 @@ class Answer:
         return {
             "solution": self.solution.to_dict(),
             "predictions": {name: one.to_dict() for name, one in self.predictions.items()},
+            "promise": self.promise.to_dict(),
             "regret": None if self.regret is None else self.regret.to_dict(),
             "next_runs": None if self.next_runs is None else self.next_runs.to_dict(),
         }
@@ -40,22 +43,30 @@ def answered(
     *,
     observations: Observations | None = None,
     next_count: int = 0,
+    references: Mapping[str, Mixture] | None = None,
 ) -> Answer:
     """The best mixture under the question's objective and constraints.
 
-    `observations`, those fitted, let `next_count` runs be proposed. Raises as
-    `mixlab.solvers.solve`; what else can't be told is missing, and a note says why.
+    `observations`, those fitted, let `next_count` runs be proposed. Gains are over `references` and
+    the uniform mixture. Raises as `mixlab.solvers.solve`; what else can't be told is missing, and a
+    note says why.
     """
     solution = question.solved(fit)
     found = predictions(fit, solution.mixture, question.step, params=question.params)
     notes: list[str] = []
+    told = _regret(fit, question, solution, notes)
+    others = {"uniform": Mixture.uniform(list(fit.domains)), **(references or {})}
     return Answer(
         solution=solution,
         predictions=found,
-        regret=_regret(fit, question, solution, notes),
+        promise=promise(
+            fit, question.objective_for(fit), solution.mixture, others,
+            constraints=question.limits(), regret=told,
+        ),
+        regret=told,
         next_runs=_next_runs(fit, question, observations, next_count, notes),
         notes=tuple(notes),
-    )
+    )  # fmt: skip
 
 
 def _regret(fit: Fit, question: Question, solution: Solution, notes: list[str]) -> Regret | None:

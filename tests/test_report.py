@@ -71,10 +71,24 @@ def made(
             "gap_nats": 1e-9,
             "objective_nats": 3.9,
             "statements": ["one more epoch of talk is worth 0.003 nats"],
+            "promise": {
+                "objective_nats": 3.9,
+                "low95": 3.85,
+                "high95": 3.95,
+                "gains": {
+                    "natural": {
+                        "nats": 0.07,
+                        "corrected_nats": 0.0512 if bootstrap else None,
+                        "low95": -0.0113,
+                        "high95": 0.1137,
+                    }
+                },
+            },
+            "expected_regret_nats": 0.0345 if bootstrap else None,
             "regret": {
                 "optimism_nats": 0.0123,
                 "corrected_nats": 3.9123,
-                "expected_regret_nats": 0.002,
+                "sampling_regret_nats": 0.002,
                 "replicates": 100,
                 "region": {name: [0.2, 0.4] for name in DOMAINS},
             }

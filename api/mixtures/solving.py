@@ -34,7 +34,8 @@ def solve_again(body: SolveBody, parent: MixtureRecord) -> tuple[dict[str, float
         ConstraintsBody(**problem["constraints"]), fit.domains, problem["budget_tokens"],
         problem["tokens_available"],
     )  # fmt: skip
-    answer = answered(fit, question)
+    references = {name: Mixture(one) for name, one in problem["reference_mixtures"].items()}
+    answer = answered(fit, question, references=references)
     report = {
         **problem,
         "step": question.step,
@@ -149,6 +150,9 @@ def _problem(body: SolveBody, report: Mapping[str, Any]) -> dict[str, Any]:
         report["budget_tokens"] if body.budget_tokens is None else body.budget_tokens
     )
     objective = body.objective.model_dump() if body.objective else dict(report["objective"])
+    references = {
+        name: one["proportions"] for name, one in (report.get("references") or {}).items()
+    }
     constraints = body.constraints.model_dump() if body.constraints else dict(report["constraints"])
     return {
         "objective": objective,
@@ -158,4 +162,5 @@ def _problem(body: SolveBody, report: Mapping[str, Any]) -> dict[str, Any]:
         "tokens_per_step": report["tokens_per_step"],
         "tokens_available": body.tokens_available or report["tokens_available"],
         "observations_file": report.get("observations_file"),
+        "reference_mixtures": report.get("reference_mixtures") or references,
     }

@@ -5,6 +5,7 @@ from mixlab.solvers.limits import Group, Linear, Near
 from mixlab.solvers.mixing import solve
 from mixlab.solvers.objective import Objective
 from mixlab.solvers.pareto import ParetoPoint, pareto
+from mixlab.solvers.promise import Gain, Promise, promise
 from mixlab.solvers.regret import Difference, Regret, difference, regret
 from mixlab.solvers.repetition import Repetition
 from mixlab.solvers.solution import ActiveConstraint, Price, Solution, SolutionStatus
@@ -15,18 +16,21 @@ __all__ = [
     "ActiveConstraint",
     "Constraints",
     "Difference",
+    "Gain",
     "Group",
     "Linear",
     "Near",
     "Objective",
     "ParetoPoint",
     "Price",
+    "Promise",
     "Regret",
     "Repetition",
     "Solution",
     "SolutionStatus",
     "difference",
     "pareto",
+    "promise",
     "regret",
     "solve",
 ]

@@ -7,7 +7,9 @@ the fit was from the truth:
                       it is best where chance made the law too low (Efron 1983)
       of which selection  mean_b [L(r_b) - L(r) + L_b(r) - L_b(r_b)], without what the replicates'
                       level is off by at the same mixture; never below 0
-    expected regret   mean_b [L(r_b) - L(r)]: what is lost by not knowing the law better
+    sampling regret   mean_b [L(r_b) - L(r)]: what chance in the runs is expected to cost. It is no
+                      bound on what is lost to the best mixture: replicates agree on what no run
+                      tells, which the expected regret of mixlab.design counts in full
     region            shares of the mixtures that can't be told from the optimum: the replicates'
                       optima, and drawn ones whose L_b(.) - L_b(r) has a 95% interval with 0 in it
 
@@ -65,7 +67,7 @@ class Regret:
     selection_nats: float  # the optimism's part that comes of choosing
     optimism_error_nats: float  # standard error of the mean over replicates
     corrected_nats: float  # the predicted objective, with the optimism added
-    expected_regret_nats: float
+    sampling_regret_nats: float
     region: Mapping[str, tuple[float, float]]  # of each domain's share
     replicate_optima: Array  # (replicate, domain)
     alike: float  # part of the even draws that can't be told from the optimum
@@ -77,7 +79,7 @@ class Regret:
             "selection_nats": self.selection_nats,
             "optimism_error_nats": self.optimism_error_nats,
             "corrected_nats": self.corrected_nats,
-            "expected_regret_nats": self.expected_regret_nats,
+            "sampling_regret_nats": self.sampling_regret_nats,
             "region": {name: list(ends) for name, ends in self.region.items()},
             "replicates": len(self.replicate_optima),
             "alike": self.alike,
@@ -93,7 +95,7 @@ def regret(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Regret:
-    """Optimism, expected regret and region of a solution of the same problem.
+    """Optimism, sampling regret and region of a solution of the same problem.
 
     Raises InvalidTable where the fit has no replicates, or its law no slopes.
     """
@@ -111,7 +113,7 @@ def regret(
         selection_nats=float(np.mean(ours[1:] - ours[0] + at_best - own)),
         optimism_error_nats=float(optimism.std(ddof=1) / np.sqrt(len(optimism))),
         corrected_nats=float(ours[0] + optimism.mean()),
-        expected_regret_nats=float(ours[1:].mean() - ours[0]),
+        sampling_regret_nats=float(ours[1:].mean() - ours[0]),
         region=dict(zip(fit.domains, region, strict=True)),
         replicate_optima=optima,
         alike=alike,

@@ -286,7 +286,7 @@ def test_auto_says_why_it_chose_and_the_bootstrap_how_sure_it_is(
         assert len(record.fit["targets"][name]["replicates"]) == 20
         one = report["predictions"][name]
         assert one["low95"] <= one["nats"] <= one["high95"]
-    assert report["regret"]["expected_regret_nats"] >= 0
+    assert report["regret"]["sampling_regret_nats"] >= 0
     assert set(report["regret"]["region"]) == set(TRUTH)
     for runs in report["next_runs"]["mixtures"].values():
         assert sum(runs.values()) == pytest.approx(1)

@@ -164,7 +164,10 @@ def _fit_and_solve(context: JobContext, problem: Problem, evidence: Evidence) ->
     fitted, choice = _fitted(problem, evidence.observations)
     context.progress("solve", 0.99)
     question = problem.question(fitted)
-    answer = answered(fitted, question, observations=evidence.observations, next_count=NEXT_RUNS)
+    answer = answered(
+        fitted, question, observations=evidence.observations, next_count=NEXT_RUNS,
+        references=evidence.references,
+    )  # fmt: skip
     path = _keep(context, evidence.observations)
     record = context.ledger.add_mixture(
         corpus_id=context.job.payload.get("corpus_id"),
