@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up bench bench-laws clean
+.PHONY: help setup demo test check format up bench bench-laws bench-design clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ bench: setup ## speed of counting, fitting, solving and the API's start, beside 
 bench-laws: setup ## how well laws predict held-out runs, beside their peers (DATA=DIR)
 	@test -n "$(DATA)" || { echo "say where the tables are: make bench-laws DATA=DIR" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.laws "$(DATA)"
+
+# Without DATA, only the made-up worlds are run.
+bench-design: setup ## how many runs designs need, beside random ones (DATA=DIR for RegMix's pool)
+	$(BIN)/python -m benchmarks.design $(if $(DATA),"$(DATA)")
 
 clean: ## remove the virtual environment and caches (demo/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

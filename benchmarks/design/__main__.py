@@ -24,18 +24,22 @@ from benchmarks.design.writing import Paths, document, picture  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 POOL = "RegMix's 512 runs"
+FRESH = 10  # seeds below were used to choose how next runs are proposed
 
 
 def main() -> None:
     """Run every way in every world, and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="?", type=Path, help="folder of the public tables")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=FRESH)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--to", type=Path, default=ROOT)
     given = parser.parse_args()
     start = perf_counter()
-    paths = measured(given.data, given.seeds, given.workers)
+    paths = measured(
+        given.data, range(given.first_seed, given.first_seed + given.seeds), given.workers
+    )
     command = " ".join(["python -m benchmarks.design", *(["DIR"] if given.data else [])])
     text = document(paths, command=command, seconds=perf_counter() - start)
     results = given.to / "benchmarks" / "results" / "design.md"
@@ -47,7 +51,7 @@ def main() -> None:
     sys.stdout.write(text)
 
 
-def measured(data: Path | None, seeds: int, workers: int) -> Paths:
+def measured(data: Path | None, seeds: range, workers: int) -> Paths:
     """Regret by world, way and number of runs, a list over seeds."""
     found: Paths = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     with ProcessPoolExecutor(workers) as office:
@@ -61,14 +65,16 @@ def measured(data: Path | None, seeds: int, workers: int) -> Paths:
     return found
 
 
-def _work(data: Path | None, seeds: int) -> Iterator[tuple[tuple[str, str, int], tuple[Any, ...]]]:
+def _work(
+    data: Path | None, seeds: range
+) -> Iterator[tuple[tuple[str, str, int], tuple[Any, ...]]]:
     """What each job is about, and its call; the longest first, so that none is waited for."""
-    for seed in range(seeds if data is not None else 0):
-        for way in pool.MOST:
+    for seed in seeds if data is not None else ():
+        for way in pool.COUNTS:
             yield (POOL, way, seed), (pool.path, data, way, seed)
-    for seed in range(seeds):
+    for seed in seeds:
         for world in WORLDS:
-            for way in simulated.MOST:
+            for way in simulated.COUNTS:
                 yield (world, way, seed), (simulated.path, world, way, seed)
 
 

@@ -14,10 +14,9 @@ from mixlab.fitting import fit
 from mixlab.laws import LAWS
 from mixlab.solvers import Constraints
 
-LAW = "bimix_tilt"
-FIRST, BATCH = 16, 16
+LAW = "bimix_saturating"
 ANY = Constraints()
-MOST = {"random": 128, "next runs": 96}
+COUNTS = {"random": (16, 32, 48, 64, 96, 128), "next runs": (16, 24, 32, 40, 48)}
 
 
 def path(folder: Path, way: str, seed: int) -> dict[int, float]:
@@ -26,19 +25,18 @@ def path(folder: Path, way: str, seed: int) -> dict[int, float]:
     shares = table.proportions / table.proportions.sum(axis=1, keepdims=True)
     means = table.losses_nats.mean(axis=1)
     pool = observations(table.domains, table.targets, shares, table.losses_nats)
-    rng = np.random.default_rng((seed, 11))
-    taken = list(rng.choice(len(pool), FIRST, replace=False))
+    counts = COUNTS[way]
+    taken = list(np.random.default_rng((seed, 11)).choice(len(pool), counts[0], replace=False))
     found = {}
-    while True:
+    for following in (*counts[1:], None):
         seen = pool.take(taken)
-        fitted = fit(LAWS[LAW], seen, profiles=False)
+        fitted = fit(LAWS[LAW], seen, profiles=False, heldout=False)
         predicted = fitted.losses(shares, float(pool.steps[0])).mean(axis=1)
         predicted[taken] = means[taken]
         found[len(taken)] = float(means[np.argmin(predicted)] - means.min())
-        if len(taken) >= MOST[way]:
-            return found
-        left = np.setdiff1d(np.arange(len(pool)), taken)
-        offered = tuple(mixtures(pool.take(left)))
-        asked = Asked(fitted, seen, pool.domains, ANY, BATCH, seed + len(taken), offered)
-        chosen = WAYS[way](asked)
-        taken += [int(left[offered.index(one)]) for one in chosen]
+        if following is not None:
+            left = np.setdiff1d(np.arange(len(pool)), taken)
+            offered = tuple(mixtures(pool.take(left)))
+            asked = Asked(fitted, seen, pool.domains, ANY, following - len(taken), seed, offered)
+            taken += [int(left[offered.index(one)]) for one in WAYS[way](asked)]
+    return found

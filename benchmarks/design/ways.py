@@ -12,6 +12,7 @@ from mixlab.runs import Observations
 from mixlab.solvers import Constraints, Objective
 
 STEP = 1000
+REACH = 0.6  # of the way from the middle to the ends, for first runs before others by losses
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ Way = Callable[[Asked], list[Mixture]]
 
 def random(asked: Asked) -> list[Mixture]:
     """Dirichlet(1, ..., 1) above the least shares, or any of the candidates."""
-    rng = np.random.default_rng((asked.seed, asked.count, 1))
+    made = 0 if asked.seen is None else len(asked.seen)
+    rng = np.random.default_rng((asked.seed, made, 1))
     if asked.candidates is not None:
         chosen = rng.choice(len(asked.candidates), asked.count, replace=False)
         return [asked.candidates[index] for index in chosen]
@@ -41,20 +43,20 @@ def random(asked: Asked) -> list[Mixture]:
     return [Mixture.of(asked.domains, row) for row in low + (1 - low.sum()) * drawn]
 
 
-def filling(asked: Asked) -> list[Mixture]:
+def filling(asked: Asked, reach: float = 1.0) -> list[Mixture]:
     """Each the farthest from those before."""
     taken = [] if asked.seen is None else mixtures(asked.seen)
     found = filling_mixtures(
         asked.domains, count=asked.count, constraints=asked.constraints, taken=taken,
-        seed=asked.seed,
+        seed=asked.seed, reach=reach,
     )  # fmt: skip
     return list(found.values())
 
 
 def telling(asked: Asked) -> list[Mixture]:
-    """What `mixlab.design` proposes; the first runs fill the space."""
+    """What `mixlab.design` proposes; the first runs fill the middle of the space."""
     if asked.fit is None or asked.seen is None:
-        return filling(asked)
+        return filling(asked, REACH)
     objective, count = Objective(STEP), asked.count
     if asked.candidates is not None:
         proposed = next_of(

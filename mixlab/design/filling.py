@@ -24,10 +24,12 @@ def filling_mixtures(
     constraints: Constraints | None = None,
     taken: Sequence[Mixture] = (),
     seed: int = 0,
+    reach: float = 1.0,
 ) -> dict[str, Mixture]:
     """`count` mixtures that obey the constraints and lie far apart, by label "design-01", ...
 
-    They keep away from those `taken` already. The same arguments give the same design. Raises
+    They keep away from those `taken` already, and below a `reach` of 1 from the region's ends: that
+    part of the way from its middle is left to them. The same arguments give the same design. Raises
     InvalidMixture for fewer than two domains or where too few mixtures differ, TooFewMixtures
     for a count below 1, and InfeasibleConstraints where no mixture obeys.
     """
@@ -40,6 +42,8 @@ def filling_mixtures(
         raise TooFewMixtures(f"A design needs at least 1 mixture, not {count}.")
     size = min(MOST_CANDIDATES, max(FEWEST_CANDIDATES, CANDIDATES_PER_POINT * count))
     candidates = even(allowed(constraints or Constraints(), names), size, seed)
+    middle = candidates.mean(axis=0)
+    candidates = middle + reach * (candidates - middle)
     chosen = farthest(candidates, shares_of(taken, names), count)
     return labelled("design", [Mixture.of(names, row) for row in chosen])
 

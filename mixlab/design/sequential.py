@@ -6,14 +6,15 @@ at the solution: they decide what a wrong choice costs. For draws b and gaps
 
     G_bc = objective_b(contender c) - objective_b(solution),   Y_bt = log loss of target t in a run,
 
-a run with the noise sd_t is foreseen to cut the summed variance of the gaps by
+a run with the noise sd_t, the law's misfit, is foreseen to cut the summed variance of the gaps by
 
     sum_c  Cov(G_c, Y)  (Cov(Y, Y) + diag sd^2)^-1  Cov(Y, G_c)
 
-sd is the law's misfit, and grows with the distance from all contenders, as laws bend far from the
-mixtures that they are to choose between
 (Bayesian A-optimal design for the contrasts, Chaloner & Verdinelli 1995; over an ensemble as in
 Whitaker & Hamill 2002). Runs are taken greedily: after each, the ensemble is conditioned on it.
+Were the law right, the ends of the region would tell most. It may not be: so every other run is
+one of the mixtures moved towards the solution, where a law that is made to fit is right where
+it matters (EXPERIMENTS.md).
 
 Expected regret: mean over b of objective_b(solution) - min_c objective_b(c).
 """
@@ -26,9 +27,10 @@ import numpy as np
 
 from mixlab.design.draws import misfit, with_draws
 from mixlab.design.filling import labelled, shares_of
-from mixlab.design.points import DISTINCT, distances, even, farthest, nearby, nearest
+from mixlab.design.points import DISTINCT, distances, even, nearby, nearest
 from mixlab.errors import InvalidMixture, InvalidTable, TooFewMixtures
 from mixlab.fitting import Fit
+from mixlab.laws import Mask
 from mixlab.mixture import Array, Mixture
 from mixlab.runs import Observations
 from mixlab.solvers.constraints import Constraints
@@ -36,12 +38,11 @@ from mixlab.solvers.mixing import solve
 from mixlab.solvers.objective import Objective, Score, score
 from mixlab.solvers.problem import Problem, View, problem, view
 
-DRAWS = 64
-EVEN, FAR, NEAR = 2048, 256, 256  # mixtures all over the region, the farthest of them, and near
+DRAWS, POOL_DRAWS = 128, 64
+EVEN, NEAR = 2048, 256  # mixtures all over the region, and near the solution
+ANYWHERE = 512  # of those all over the region, that may be run; as many more are moved
 OWN = 0.5  # of the law's misfit, as a variance, is the mixture's; the rest the run's
-# A law bends far from where it matters: at this distance from all contenders (points.py) a run's
-# noise counts double as a variance.
-BENDS = 0.15
+NEARER = 0.6  # of the way to the solution is left where mixtures are moved towards it
 AFAR = 2.0  # times the solution's factor of trust, as far as first designs go
 # How near to the best so far contenders are sought, in turn.
 REFINEMENTS = (0.3, 0.1, 0.03)
@@ -118,14 +119,15 @@ def next_runs(
     ensemble = _ensemble(drawn, objective, constraints, step, params)
     free = _free(found, best, seed)
     contenders = _contenders(ensemble, np.concatenate([best, free]), seed)
-    offered = _offered(candidates, fit.domains, contenders, free)
+    offered, nearer = _offered(candidates, fit.domains, contenders, free, best)
     gaps = ensemble.objective(np.concatenate([best, contenders]))
     rows = shares_of(offered, fit.domains)
     new = np.flatnonzero(_new(ensemble, rows, observations))
-    logs = ensemble.log_losses(rows[new])
-    far = nearest(rows[new], np.concatenate([best, contenders]))
-    noise = ensemble.noise * np.hypot(1.0, far / BENDS)[:, None]
-    chosen, after = _greedy(rows[new], logs, gaps, noise, count)
+    made = len(np.unique(observations.mixture_index()))
+    chosen, after = _greedy(
+        rows[new], ensemble.log_losses(rows[new]), gaps, ensemble.noise,
+        [_either(nearer[new], turn % 2 == 0) for turn in range(made, made + count)],
+    )  # fmt: skip
     return NextRuns(
         mixtures=labelled("next", [offered[new[index]] for index in chosen]),
         solution=solution,
@@ -143,14 +145,15 @@ def next_of(
     pool: Sequence[Mixture],
     *,
     count: int,
-    draws: int = DRAWS,
+    draws: int = POOL_DRAWS,
     seed: int = 0,
 ) -> NextRuns:
     """The next `count` runs where the answer, too, must be one of the pool's mixtures.
 
     Then a run tells more than the law: half of what the law misses (OWN) is taken to be the
-    mixture's own, which running it shows. `solution` is the best of those not run yet, by the
-    fit. Raises as `next_runs`.
+    mixture's own, which running it shows. So those are run that may be the best themselves: the
+    first half by the fit, the others by draws (Thompson 1933). `solution` is the best of those
+    not run yet, by the fit. Raises as `next_runs`.
     """
     _check(count, draws)
     drawn = with_draws(fit, observations, draws, seed)
@@ -167,8 +170,8 @@ def next_of(
     numbers = ensemble.score.each(ensemble.final.losses(rows) * np.exp(own))
     best = int(np.argmin(ensemble.objective(rows).mean(axis=0)))
     gaps = numbers[:, [best, *np.argmin(numbers, axis=1)]]
-    noise = np.tile((1 - OWN) ** 0.5 * ensemble.noise, (len(rows), 1))
-    chosen, after = _greedy(rows, logs + own, gaps, noise, count)
+    chosen = _promising(ensemble.objective(rows).mean(axis=0), numbers, count)
+    after = _after(logs + own, gaps, (1 - OWN) ** 0.5 * ensemble.noise, chosen)
     return NextRuns(
         mixtures=labelled("next", [pool[new[index]] for index in chosen]),
         solution=pool[new[best]],
@@ -242,16 +245,40 @@ def _contenders(ensemble: _Ensemble, points: Array, seed: int) -> Array:
 
 
 def _offered(
-    candidates: Sequence[Mixture] | None, domains: tuple[str, ...], contenders: Array, free: Array
-) -> list[Mixture]:
-    if candidates is None:
-        # Far ends tell most of a slope, and even draws have few of them.
-        spread = farthest(free[:EVEN], np.empty((0, len(domains))), FAR, least=0.0)
-        rows = np.concatenate([contenders, spread, free[EVEN:]])
-        return [Mixture.of(domains, row) for row in rows]
-    if not candidates:
-        raise InvalidMixture("There are no candidates; give some, or None for any mixture.")
-    return list(candidates)
+    candidates: Sequence[Mixture] | None,
+    domains: tuple[str, ...],
+    contenders: Array,
+    free: Array,
+    best: Array,
+) -> tuple[list[Mixture], Mask]:
+    """What may be run, and which of it was moved towards the solution."""
+    if candidates is not None:
+        if not candidates:
+            raise InvalidMixture("There are no candidates; give some, or None for any mixture.")
+        return list(candidates), np.zeros(len(candidates), dtype=bool)
+    wide = np.concatenate([contenders, free[:ANYWHERE]])
+    near = best + NEARER * (free[ANYWHERE : 2 * ANYWHERE] - best)
+    nearer = np.arange(len(wide) + len(near)) >= len(wide)
+    return [Mixture.of(domains, row) for row in np.concatenate([wide, near])], nearer
+
+
+def _either(nearer: Mask, turn: bool) -> Mask:
+    """Those moved towards the solution, or the others, as its turn is; all where none were."""
+    return nearer == turn if nearer.any() else ~nearer
+
+
+def _promising(predicted: Array, numbers: Array, count: int) -> list[int]:
+    """Half of them the best by the fit, the others the best of one draw each.
+
+    `predicted` are (candidate,), `numbers` (draw, candidate).
+    """
+    chosen = [int(index) for index in np.argsort(predicted, kind="stable")[: (count + 1) // 2]]
+    # Draws in turn, again and again where there are fewer of them than runs.
+    for number in range(len(chosen), count):
+        drawn = numbers[number % len(numbers)].copy()
+        drawn[chosen] = np.inf
+        chosen.append(int(np.argmin(drawn)))
+    return chosen
 
 
 def _regret(gaps: Array) -> float:
@@ -260,31 +287,40 @@ def _regret(gaps: Array) -> float:
 
 
 def _greedy(
-    offered: Array, logs: Array, objective: Array, deviation: Array, count: int
+    offered: Array, logs: Array, objective: Array, deviation: Array, open_: Sequence[Mask]
 ) -> tuple[list[int], Array]:
     """Numbers of the chosen candidates, and the gaps to the solution that they leave.
 
-    `logs` are the candidates' log losses, (draw, candidate, target), and `deviation` a run's own,
-    (candidate, target).
+    `logs` are the candidates' log losses, (draw, candidate, target), `deviation` a run's own,
+    (target,), and `open_` the candidates that each run may be one of.
     """
     told = objective - objective[:, :1]
     gaps, seen = _centred(told), _centred(logs)
     noise = deviation**2
-    open_ = np.ones(len(offered), dtype=bool)
+    apart: Mask = np.ones(len(offered), dtype=bool)
     chosen: list[int] = []
-    while len(chosen) < count:
-        if not open_.any():
+    for asked in open_:
+        if not (apart & asked).any():
             raise TooFewMixtures(
                 f"Only {len(chosen)} of the candidates differ from each other and from the runs "
-                f"observed, and {count} next runs were asked for; give more candidates or ask for "
-                "fewer."
+                f"observed, and {len(open_)} next runs were asked for; give more candidates or "
+                "ask for fewer."
             )
-        worth = np.where(open_, reductions(gaps, seen, noise), -np.inf)
+        worth = np.where(apart & asked, reductions(gaps, seen, noise), -np.inf)
         best = int(np.argmax(worth))
         chosen.append(best)
-        open_ &= distances(offered, offered[best]) >= DISTINCT
-        gaps, seen = condition(gaps, seen, best, noise[best])
+        apart &= distances(offered, offered[best]) >= DISTINCT
+        gaps, seen = condition(gaps, seen, best, noise)
     return chosen, gaps + told.mean(axis=0)
+
+
+def _after(logs: Array, objective: Array, deviation: Array, chosen: Sequence[int]) -> Array:
+    """The gaps to the solution that the chosen runs leave, as `_greedy`."""
+    told = objective - objective[:, :1]
+    gaps, seen = _centred(told), _centred(logs[:, chosen])
+    for index in range(len(chosen)):
+        gaps, seen = condition(gaps, seen, index, deviation**2)
+    return np.asarray(gaps + told.mean(axis=0))
 
 
 def reductions(gaps: Array, seen: Array, noise: Array) -> Array:

@@ -72,3 +72,12 @@ def test_what_can_not_be_designed_is_an_error() -> None:
         filling_mixtures(NAMES, count=3, constraints=tight)
     with pytest.raises(InvalidMixture, match=r"'talk'; the domains are code"):
         filling_mixtures(NAMES, count=3, taken=[Mixture({"talk": 1.0})])
+
+
+def test_a_shorter_reach_leaves_the_ends_alone() -> None:
+    wide, near = (
+        np.array([one.shares(NAMES) for one in filling_mixtures(NAMES, count=9, reach=r).values()])
+        for r in (1.0, 0.5)
+    )
+    assert np.ptp(near, axis=0).max() < 0.6 * np.ptp(wide, axis=0).max()
+    np.testing.assert_allclose(near.sum(axis=1), 1.0)

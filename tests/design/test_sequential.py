@@ -73,6 +73,25 @@ def test_from_a_pool_come_mixtures_that_are_new() -> None:
         next_of(found, seen, Objective(STEP), pool[:8], count=1)
 
 
+def test_every_other_run_is_moved_towards_the_solution() -> None:
+    """Such a one is at least 0.6 times the way from the solution short of the region's end."""
+    found, seen = scene()
+    proposed = next_runs(found, seen, Objective(STEP), count=4)
+    best = proposed.solution.shares(NAMES)
+    rows = np.array([one.shares(NAMES) for one in proposed.mixtures.values()])
+    moved = best + (rows - best) / 0.6
+    assert np.all(moved[::2] >= 0)
+
+
+def test_from_a_pool_half_are_the_best_by_the_fit() -> None:
+    found, seen = scene()
+    pool = list(filling_mixtures(NAMES, count=40, seed=1).values())
+    predicted = found.losses(np.array([one.shares(NAMES) for one in pool]), STEP).mean(axis=1)
+    proposed = list(next_of(found, seen, Objective(STEP), pool, count=6).mixtures.values())
+    assert proposed[:3] == [pool[index] for index in np.argsort(predicted)[:3]]
+    assert proposed[0] == next_of(found, seen, Objective(STEP), pool, count=1).solution
+
+
 def test_expected_regret_falls_with_less_noise_and_with_the_proposed_runs() -> None:
     noisy = next_runs(*scene(8, 0.01), Objective(STEP), count=3)
     clean = next_runs(*scene(8, 0.001), Objective(STEP), count=3)
