@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mixlab.design import next_runs
 from mixlab.errors import InfeasibleConstraints
+from mixlab.fitting import fit as fitted
 from mixlab.laws import BIMIX
 from mixlab.mixture import Mixture
 from mixlab.solvers import (
@@ -20,6 +22,7 @@ from mixlab.solvers import (
     solve,
 )
 from tests.solvers.made import grid, made, target, transfer_fit
+from tests.synthetic import mixtures, observe
 
 DOMAINS = ("d0", "d1", "d2")
 SEEN = {"d0": (0.1, 0.3), "d1": (0.3, 0.6), "d2": (0.2, 0.45)}
@@ -165,3 +168,16 @@ def test_what_replicates_say_stays_inside_too() -> None:
         assert SEEN[name][0] - 1e-6 <= least <= most <= SEEN[name][1] + 1e-6
     near = regret(FIT, AT, None, solve(FIT, AT), draws=120)
     assert near.optimism_nats >= found.optimism_nats
+
+
+def test_next_runs_go_where_the_solution_may_not_yet() -> None:
+    seen = observe(mixtures(3, 8), noise=0.002)
+    fit = fitted(BIMIX, seen, profiles=False)
+    objective = Objective(500, weights={"d0": 20, "d1": 1})
+    found = next_runs(fit, seen, objective, INSIDE, count=4)
+    ends = fit.shares_seen
+    assert dict(found.solution)["d0"] <= ends["d0"][1] + 1e-9
+    for one in found.mixtures.values():
+        assert all(share <= 2 * ends[name][1] + 1e-9 for name, share in one)
+        assert all(share >= ends[name][0] / 2 - 1e-9 for name, share in one)
+    assert any(dict(one)["d0"] > ends["d0"][1] for one in found.mixtures.values())
