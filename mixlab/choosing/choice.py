@@ -157,6 +157,11 @@ def fit_auto(
         law_name="auto",
         targets={name: found[name] for name in choice.targets},
         left_out_targets=dict(choice.left_out_targets),
+        # A law that is undefined at a share of 0 has seen none of those.
+        shares_seen={
+            domain: (min(one.shares_seen[domain][0] for one in fits), most)
+            for domain, (_, most) in fits[0].shares_seen.items()
+        },
         notes=tuple(dict.fromkeys([note for one in fits for note in one.notes] + reasons)),
     )
 

@@ -40,18 +40,10 @@ def described(
 ) -> TargetFit:  # fmt: skip
     """The fit of one target; `clusters` number each row's mixture."""
     untold = _untold(problem)
-    limits = {parameter.name: parameter.limit for parameter in problem.parameters}
-    _check_names(problem, given)
-    held = {name: limits[name] for name in untold} | dict(given)
-    found = estimate(problem, held, clusters, robust=robust)
+    found = estimate(problem, _held(problem, untold, given), clusters, robust=robust)
     known = uncertainty(problem, found, clusters)
     traded = () if untold else unresolved(problem, found)
     residual = fit_residual(problem, found.values, clusters)
-    misses = problem.residuals(found.values)
-    if residual is not None:
-        misses = misses + residual.predict(problem.inputs)[0]
-    logs = problem.log_losses
-    total = float(np.sum((logs - logs.mean()) ** 2))
     errors, intervals = _intervals(problem, found, known)
     # A penalty's curvature is in the standard errors; a profile would follow the valley it bars.
     vague = profiles and known.kind != "none" and found.scale > SMALLEST_SCALE
@@ -73,9 +65,7 @@ def described(
         error_kind=known.kind,
         log_covariance=None if covariance is None else tuple(map(tuple, covariance.tolist())),
         noise_percent=100 * noise(problem, found),
-        r2_log_loss=1 - float(np.sum(misses**2)) / total if total > 0 else None,
-        train_mre_percent=100 * float(np.mean(np.abs(np.expm1(misses)))),
-        rows=len(misses),
+        **_closeness(problem, found, residual),
         mixtures=len(np.unique(clusters)),
         **asdict(counts),
         strength=None if found.choice is None else found.choice.strength,
@@ -85,8 +75,26 @@ def described(
     )  # fmt: skip
 
 
-def _check_names(problem: Problem, given: Mapping[str, float]) -> None:
-    """Raise InvalidTable for held values of no parameter, or outside a parameter's range."""
+def _closeness(problem: Problem, found: Estimate, residual: Residual | None) -> dict[str, Any]:
+    """The fields of a TargetFit that tell of the rows fitted to."""
+    misses = problem.residuals(found.values)
+    if residual is not None:
+        misses = misses + residual.predict(problem.inputs)[0]
+    total = float(np.sum((problem.log_losses - problem.log_losses.mean()) ** 2))
+    return {
+        "r2_log_loss": 1 - float(np.sum(misses**2)) / total if total > 0 else None,
+        "train_mre_percent": 100 * float(np.mean(np.abs(np.expm1(misses)))),
+        "rows": len(misses),
+    }
+
+
+def _held(
+    problem: Problem, untold: Mapping[str, str], given: Mapping[str, float]
+) -> dict[str, float]:
+    """Values of the parameters that are not fitted.
+
+    Raises InvalidTable for held values of no parameter, or outside a parameter's range.
+    """
     ranges = {one.name: (one.lower, one.upper) for one in problem.parameters}
     for name, value in given.items():
         if name not in ranges:
@@ -98,6 +106,8 @@ def _check_names(problem: Problem, given: Mapping[str, float]) -> None:
             raise InvalidTable(
                 f"{name} can't be held at {value}; it lies between {low:g} and {high:g}."
             )
+    limits = {one.name: one.limit for one in problem.parameters}
+    return {name: limits[name] for name in untold} | dict(given)
 
 
 def _heldout(
