@@ -60,8 +60,8 @@ def solve(
     """The best mixture for a run of so many tokens, or of so many steps.
 
     `objective` and the constraints (`lower`, `upper`, `max_epochs`, `groups`, `linear`, `near`,
-    `repetition`, `trust`) are as in `mixlab/questions.py`. Without budget and step, the last step observed
-    counts. Raises as `mixlab.solvers.solve`.
+    `repetition`, `trust`) are as in `mixlab/questions.py`. Without budget and step, the last step
+    observed counts. Raises as `mixlab.solvers.solve`.
     """
     at = step_of(fit, budget_tokens=budget_tokens, step=step)
     question = Question(
