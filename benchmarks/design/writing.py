@@ -33,7 +33,8 @@ the same rule for the answer.
 
 The worlds have seven domains and 0.5 % of noise; bimix_tilt is fitted, which is the truth in
 `tilted` alone (`benchmarks/design/truths.py`). Random mixtures are even draws from the simplex;
-`filling` keeps them far apart; `next runs` starts with 8 that fill the middle and adds 4 at a time.
+`filling` keeps them far apart; `next runs` starts with 8 that fill the middle
+(`filling_mixtures(..., reach=0.6)`) and adds 4 at a time.
 RegMix's 512 measured runs (17 domains, 13 targets) serve as a pool: a design may ask for any of
 them and proposes one, by its measured loss where it was run and by bimix_saturating where not;
 random designs are draws from it, and next runs come 8 at a time after 16 drawn at random.
@@ -76,12 +77,12 @@ def picture(paths: Paths, to: Path) -> None:
 
 
 def _scale(axis: Axes, most: int) -> None:
-    """A logarithm with few, plain numbers; what is drawn at its foot is 0."""
+    """A logarithm with few, plain numbers; at its foot is all that is less."""
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: "0" if value <= LEAST_SHOWN * 1.01 else f"{value:g}")
+        FuncFormatter(lambda value, _: f"{'≤ ' if value <= LEAST_SHOWN * 1.01 else ''}{value:g}")
     )
     axis.set_xticks(range(0, most + 1, 16 if most < FEW else 32))
 
