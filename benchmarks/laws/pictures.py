@@ -22,7 +22,7 @@ def main() -> None:
     """Fit one law to 128 runs and draw it."""
     parser = argparse.ArgumentParser(prog="benchmarks.laws.pictures", description=__doc__)
     parser.add_argument("data", type=Path, help="folder of the public tables")
-    parser.add_argument("--law", choices=list(LAWS), default="bimix_transfer")
+    parser.add_argument("--law", choices=list(LAWS), default="bimix_pools")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     asked = parser.parse_args()
     data = tables.regmix(asked.data)
