@@ -102,13 +102,18 @@ def print_regret(console: Console, found: Regret) -> None:
     """What the bootstrap says of a solution."""
     region = table("Shares of mixtures that can't be told from it", "domain", "from", "to")
     for domain, (low, high) in found.region.items():
-        region.add_row(escape(domain), f"{low:.4f}", f"{high:.4f}")
+        region.add_row(escape(domain), f"{max(low, 0.0):.4f}", f"{high:.4f}")
     console.print(region)
+    optimism = "refits to redrawn runs show no optimism in the optimum's prediction"
+    if found.optimism_nats > 0:
+        optimism = (
+            f"the optimum's prediction is {found.optimism_nats:.4f} nats too low as a rule: "
+            f"{found.corrected_nats:.4f} corrected"
+        )
     print_lines(
         console,
         [
-            f"the optimum's prediction is {found.optimism_nats:.4f} nats too low as a rule: "
-            f"{found.corrected_nats:.4f} corrected",
+            optimism,
             f"chance in the runs alone costs {found.sampling_regret_nats:.2g} nats",
         ],
         "expected",

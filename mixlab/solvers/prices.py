@@ -23,6 +23,7 @@ from mixlab.solvers.solution import ActiveConstraint, Price
 
 TOUCHED = 1e-9  # slack below which a row counts as touched
 LOOSER = 0.01  # of share, by which statements relax a bound
+NEGLIGIBLE = 1e-6  # nats: what is worth less is worth no words
 AMOUNTS = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
 
 
@@ -77,7 +78,8 @@ def statements(
             found.append(_of_seen(one, constraints.seen, at_most))
         else:
             found += _of_epochs(one, constraints) if one.bound == "epochs" else [_of_bound(one)]
-    return [_stated(price, at_most) for price in sorted(found, key=lambda price: -price.nats)]
+    told = [price for price in found if price.nats > NEGLIGIBLE]
+    return [_stated(price, at_most) for price in sorted(told, key=lambda price: -price.nats)]
 
 
 def of_repeats(
