@@ -10,7 +10,7 @@ import numpy as np
 from mixlab.errors import InvalidBudget, InvalidMixture, InvalidTable
 from mixlab.fitting.intervals import half_widths, parameter_variances
 from mixlab.fitting.serial import target_from_dict, target_to_dict
-from mixlab.fitting.surface import Surface, surface
+from mixlab.fitting.surface import Surface, sees_sizes, surface
 from mixlab.fitting.target import TargetFit
 from mixlab.laws import Inputs, Law, Mask
 from mixlab.mixture import Array, Mixture
@@ -155,19 +155,20 @@ class Fit:
         wrong = steps[~(np.isfinite(steps) & (steps > 0))]
         if len(wrong):
             raise InvalidBudget(f"A step must be above 0, not {wrong[0]}.")
-        law = self.targets[target].law
+        found = self.targets[target]
+        law = found.law
         own = self.domains.index(target) if target in self.domains else None
         unique = steps if law.needs_unique_tokens else np.full(rows, np.nan)
         floored = np.maximum(shares, self.share_floor or 0.0)
-        return Inputs(floored, steps, own, self._sizes(law, params, rows), unique)
+        return Inputs(floored, steps, own, self._sizes(found, params, rows), unique)
 
-    def _sizes(self, law: Law, params: float | Array | None, rows: int) -> Array:
+    def _sizes(self, found: TargetFit, params: float | Array | None, rows: int) -> Array:
         if params is None and self.sizes_seen and self.sizes_seen[0] == self.sizes_seen[1]:
             params = self.sizes_seen[0]
-        if params is None and law.needs_params:
+        if params is None and sees_sizes(found, self.sizes_seen):
             raise InvalidBudget(
-                f"The law {law.name} compares model sizes; give params, the number of parameters "
-                "of the model to predict."
+                f"The law {found.law.name} compares model sizes; give params, the number of "
+                "parameters of the model to predict."
             )
         sizes = np.broadcast_to(np.asarray(np.nan if params is None else params, float), (rows,))
         wrong = sizes[~np.isnan(sizes) & ~(np.isfinite(sizes) & (sizes > 0))]

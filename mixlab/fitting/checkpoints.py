@@ -21,7 +21,7 @@ from mixlab.mixture import Array
 
 SAME = 0.005  # of the logarithm: evaluations this close are one checkpoint
 FEWEST_CHECKPOINTS = 3  # with fewer the law itself says all
-FEWEST_MIXTURES = 10  # whose median is an effect
+FEWEST_MIXTURES = 5  # whose median is an effect
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _told(inputs: Inputs, misses: Array, clusters: np.ndarray) -> Checkpoints:
     steps, sizes = _logs(inputs)
     number = _numbers(steps) * (len(steps) + 1) + _numbers(sizes)
     rows = [np.flatnonzero(number == one) for one in np.unique(number)]
-    kept = [each for each in rows if len(np.unique(clusters[each])) >= FEWEST_MIXTURES // 2]
+    kept = [each for each in rows if len(np.unique(clusters[each])) >= FEWEST_MIXTURES]
     return Checkpoints(
         np.array([float(np.median(steps[each])) for each in kept]),
         np.array([float(np.median(sizes[each])) for each in kept]),

@@ -50,7 +50,7 @@ def _check_shares(seen: Observations) -> None:
         swapped = "; does the column hold losses?" if shares[row, column] > 1 else ""
         raise InvalidTable(
             f"Run {seen.runs[row]!r} gives domain {seen.domains[column]!r} a share of "
-            f"{shares[row, column]}; shares must lie between 0 and 1{swapped} "
+            f"{shares[row, column]}; shares must lie between 0 and 1{swapped or '.'} "
             "Check the mixture columns, and leave out runs whose mixture is unknown."
         )
     off = np.flatnonzero(np.abs(totals - 1) > SUM_TOLERANCE)

@@ -57,7 +57,7 @@ def left_out(
             problem, values, clusters, fold, like
         )
     rates: dict[str, float | None] = dict.fromkeys(ends)
-    spread = float(np.nanmean(errors**2))
+    spread = float(np.mean(errors[np.isfinite(errors)] ** 2))
     last = iter(refits[len(folds) :])
     for name, end in ends.items():
         if end is not None:

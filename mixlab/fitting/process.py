@@ -55,8 +55,8 @@ class Axis:
 
     @classmethod
     def over(cls, values: Array) -> "Axis":
-        """The range of positive values; a single one, or an unknown, has no slope."""
-        logs = np.log(values[np.isfinite(values)]) if np.isfinite(values).any() else np.zeros(1)
+        """The range of positive values; no slope where there is one alone, or some are unknown."""
+        logs = np.log(values) if np.isfinite(values).all() else np.zeros(1)
         half = float(np.ptp(logs)) / 2
         return cls(float(logs.min()) + half, half if half > 1e-6 else 0.0)
 

@@ -227,10 +227,16 @@ def _size(fit: Fitted, parts: tuple[Part, ...], params: float | None) -> float:
     seen = fit.sizes_seen
     if seen is not None and seen[0] == seen[1]:
         return float(seen[0])
-    needing = [part.target for part in parts if part.law.needs_params]
+    needing = [part.target for part in parts if sees_sizes(part, seen)]
     if needing:
         raise InvalidBudget(
             f"The law of {', '.join(map(repr, needing))} depends on the model's size; "
             "give params, its number of parameters."
         )
     return float("nan")
+
+
+def sees_sizes(found: "Part | FittedTarget", sizes_seen: tuple[float, float] | None) -> bool:
+    """Whether the model's size changes a prediction: by the law, or by what is fitted on top."""
+    several = sizes_seen is not None and sizes_seen[0] < sizes_seen[1]
+    return found.law.needs_params or (several and found.residual is not None)

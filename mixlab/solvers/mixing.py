@@ -59,7 +59,8 @@ def solve_problem(found: Problem) -> Solution:
     status = SolutionStatus.OPTIMAL if gap <= CERTIFIED else SolutionStatus.INEXACT
     if status is SolutionStatus.OPTIMAL and _flat(found.program, optimum):
         status = SolutionStatus.NOT_UNIQUE
-    return _solution(found, shares, _balanced_slope(found.program, optimum), gap, status)
+    told = gap if np.isfinite(gap) else None
+    return _solution(found, shares, _balanced_slope(found.program, optimum), told, status)
 
 
 def _certified(found: Problem) -> tuple[Optimum, Array, float]:
@@ -243,8 +244,11 @@ def _notes(fit: Fit, objective: Objective, surface: View, shares: Array) -> tupl
                 f"{name} gets {shares[index]:.4g}, outside the shares observed, {seen[0]:.4g} to "
                 f"{seen[1]:.4g}"
             )
-        if name in fit.targets and fit.targets[name].status is not FitStatus.CONVERGED:
-            notes.append(f"{name}'s fit is {fit.targets[name].status}: {fit.targets[name].reason}")
+    notes += [
+        f"{name}'s fit is {found.status}: {found.reason}"
+        for name, found in fit.targets.items()
+        if found.status is not FitStatus.CONVERGED
+    ]
     return tuple(notes)
 
 

@@ -44,7 +44,8 @@ class Problem:
     @property
     def convex(self) -> bool:
         """Whether a local optimum is a global one."""
-        return all(block.surface.convex for block in self.program.blocks)
+        convex = all(block.surface.convex for block in self.program.blocks)
+        return convex and all(_clear_of_floor(one, self.low, self.high) for one in self.surfaces)
 
     @property
     def smooth(self) -> bool:
@@ -80,6 +81,14 @@ def problem(
         fit, tuple(objectives), constraints, tuple(surfaces), Program(blocks, found), found,
         start, low, high,
     )  # fmt: skip
+
+
+def _clear_of_floor(one: View, low: Array, high: Array) -> bool:
+    """Whether no share can cross the share floor, where a falling loss turns flat: a bend down."""
+    if isinstance(one, Discounted):
+        low, high = one.effective(low), one.effective(high)
+    above, below = low >= one.share_floor * (1 - 1e-9), high <= one.share_floor
+    return bool(np.all(above | below))
 
 
 def fit_targets(fit: Fit) -> tuple[str, ...]:

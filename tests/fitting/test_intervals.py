@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from mixlab.errors import InvalidBudget, InvalidTable
 from mixlab.fitting import Fit, fit
+from mixlab.fitting.intervals import calibrated
 from mixlab.laws import BIMIX, LAWS
 from mixlab.mixture import Mixture
 from mixlab.runs import Observations
@@ -69,12 +71,15 @@ def test_undefined_shares_have_infinite_losses_in_arrays() -> None:
 
 def test_a_bootstrap_spreads_as_the_standard_errors_say() -> None:
     table = observe(mixtures(4, 30), noise=0.002, run_noise=0.004)
+    ratios = []
     for one in fit(BIMIX, table, profiles=False, replicates=100).targets.values():
         assert one.replicates is not None
         assert one.replicates.shape == (100, 4)
         told = np.sqrt(np.diag(np.array(one.log_covariance)))
         spread = np.log(one.replicates).std(axis=0)
-        np.testing.assert_allclose(spread[1] / told[1], 1, atol=0.4)
+        ratios.append(spread[1] / told[1])
+    np.testing.assert_allclose(ratios, 1, atol=0.4)
+    assert np.mean(ratios) == pytest.approx(1, abs=0.15)
 
 
 def test_replicates_residuals_and_held_out_errors_survive_json() -> None:
@@ -137,3 +142,45 @@ def test_fits_with_several_laws_have_no_single_one() -> None:
     assert set(both.predict(Mixture.uniform(found.domains), 100)) == {"d0", "d1"}
     with pytest.raises(InvalidTable, match="2 laws"):
         _ = both.law
+
+
+def one_error_a_mixture(mixtures: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    errors = np.random.default_rng(0).normal(0, 0.01, mixtures)
+    return errors, np.full(mixtures, 4e-5), np.arange(mixtures)
+
+
+def test_the_misfit_is_what_the_parameters_leave_unexplained() -> None:
+    errors, variances, clusters = one_error_a_mixture(60)
+    found = calibrated(errors, variances, clusters, folds=5, noise=0.0)
+    assert found is not None
+    assert found.misfit == pytest.approx(np.sqrt(np.mean(errors**2) - 4e-5))
+    noisy = calibrated(errors, variances, clusters, folds=5, noise=0.1)
+    assert noisy is not None
+    assert noisy.misfit == 0.1
+
+
+def test_the_quantile_is_student_s_for_few_mixtures_and_the_conformal_one_for_strays() -> None:
+    errors, variances, clusters = one_error_a_mixture(10)
+    few = calibrated(errors, variances, clusters, folds=5, noise=0.0)
+    assert few is not None
+    assert few.quantile == pytest.approx(stdtrit(9, 0.975) * np.sqrt(1.1))
+    errors, variances, clusters = one_error_a_mixture(60)
+    errors[:6] = 0.2  # a tenth of the mixtures, which Student's t would leave out
+    many = calibrated(errors, variances, clusters, folds=5, noise=0.0)
+    assert many is not None
+    ratios = np.abs(errors) / np.sqrt(many.misfit**2 + variances)
+    assert many.quantile == pytest.approx(np.quantile(ratios, 0.95 * 61 / 60))
+    assert many.quantile > stdtrit(59, 0.975) * np.sqrt(61 / 60)
+
+
+def test_what_a_law_misses_on_the_latest_steps_widens_intervals_beyond_them() -> None:
+    seen = observe(mixtures(4, 14), noise=0.001)
+    late = np.log(seen.steps / seen.steps.min())[:, None]
+    bent = replace(seen, losses_nats=seen.losses_nats * np.exp(-0.004 * late**3))
+    rates = []
+    for table in (seen, bent):
+        heldout = fit(BIMIX, table, profiles=False).targets["d0"].heldout
+        assert heldout is not None
+        assert heldout.per_step is not None
+        rates.append(heldout.per_step)
+    assert rates[1] > 0.01 > rates[0]

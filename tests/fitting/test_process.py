@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
-from mixlab.fitting import kernels
+from mixlab.errors import InvalidBudget
+from mixlab.fitting import fit, kernels
+from mixlab.fitting.heldout import _missed
 from mixlab.fitting.kernels import Distances, Hyper, covariance, reduced
+from mixlab.fitting.problem import problem
 from mixlab.fitting.process import Process, fit_process
+from mixlab.fitting.residual import fit_residual
 from mixlab.laws import LAWS, Inputs
+from mixlab.mixture import Mixture
+from mixlab.runs import Observations
+from tests.synthetic import mixtures, observe
 
 LAW = LAWS["bimix_transfer"]
+LAW_ON_TOP = replace(LAW, residual="process")
 DOMAINS = ("a", "b", "c", "d")
 VALUES = np.array([2.0, 0.2, 0.3, 1.5, 0.1, 0.2, -0.3, 0.4])
 
@@ -143,3 +151,39 @@ def test_the_likelihood_s_gradient_matches_differences() -> None:
     numeric = approx_fprime(logs, lambda at: kernels._cost(rows, apart, Hyper.of(at))[0], 1e-6)
     found = kernels._cost(rows, apart, Hyper.of(logs))[1]
     np.testing.assert_allclose(found, numeric, rtol=1e-4, atol=1e-4)
+
+
+def sized(unknown: bool) -> Observations:
+    """Runs at two sizes under a law that sees none, with a residual that follows the shares."""
+    seen = observe(mixtures(4, 30), steps=(100, 1000), run_noise=0.0005)
+    bumps = np.exp(0.05 * np.sin(9 * seen.proportions[:, 1]))[:, None]
+    sizes = np.where(np.arange(len(seen)) % 4 < 2, 1e8, 3e8)
+    sizes[:4] = np.nan if unknown else sizes[:4]
+    return replace(seen, losses_nats=seen.losses_nats * bumps, params=sizes)
+
+
+def test_a_process_over_sizes_asks_for_one_and_over_unknown_sizes_sees_none() -> None:
+    mixture = Mixture.uniform(["d0", "d1", "d2", "d3"])
+    found = fit(LAW_ON_TOP, sized(unknown=False), profiles=False)
+    assert any(target.residual is not None for target in found.targets.values())
+    with pytest.raises(InvalidBudget, match="give params"):
+        found.predict(mixture, 500)
+    with pytest.raises(InvalidBudget, match="give params"):
+        found.surface(500)
+    assert np.isfinite(list(found.predict(mixture, 500, params=1e8).values())).all()
+    blind = fit(LAW_ON_TOP, sized(unknown=True), profiles=False)
+    assert any(target.residual is not None for target in blind.targets.values())
+    assert np.isfinite(list(blind.predict(mixture, 500).values())).all()
+
+
+def test_what_is_foretold_of_mixtures_left_out_does_not_hang_on_their_losses() -> None:
+    kept = np.arange(80) >= 16
+    foretold = []
+    for lift in (0.0, 0.05):
+        seen = inputs(80)
+        truth = np.log(LAW.predict(VALUES, seen)) + bump(seen) + noisy(seen, 0.002)
+        table = problem(LAW_ON_TOP, DOMAINS, 0, seen, np.exp(truth + lift * ~kept))
+        whole = fit_residual(table, VALUES, clusters(seen), rows=kept)
+        errors, _, _ = _missed(table, VALUES, clusters(seen), kept, whole)
+        foretold.append(errors + table.log_losses[~kept])
+    np.testing.assert_allclose(*foretold, rtol=1e-12)

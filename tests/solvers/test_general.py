@@ -22,7 +22,7 @@ from mixlab.solvers import (
     SolutionStatus,
     solve,
 )
-from mixlab.solvers.interior import bound_below
+from mixlab.solvers.interior import bound_below, interior
 from mixlab.solvers.mixing import solve_problem
 from mixlab.solvers.problem import problem
 from tests.solvers.made import grid, made, target, transfer_fit
@@ -96,6 +96,18 @@ def test_the_bound_holds_at_points_that_are_no_optimum(objective: Objective) -> 
     best = solve(fit, objective).objective_nats
     for shares in np.random.default_rng(0).dirichlet(np.ones(3), 8) * 0.99 + 0.01 / 3:
         assert bound_below(program, program.at(program.begin(shares))) <= best + 1e-9
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+@pytest.mark.parametrize("given", [{}, {"upper": {"d0": 0.3}}], ids=str)
+def test_the_bound_is_no_higher_where_it_is_tight(
+    objective: Objective, given: dict[str, Any]
+) -> None:
+    fit = transfer_fit(3, replicates=16, spread=0.1)
+    found = problem(fit, [objective], Constraints(**given))
+    best = solve_problem(found).objective_nats
+    optimum = interior(found.program, found.start)
+    assert best - 1e-6 <= bound_below(found.program, optimum.point) <= best + 1e-9
 
 
 def test_values_over_replicates_are_what_they_say() -> None:

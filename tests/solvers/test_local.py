@@ -97,3 +97,12 @@ def test_risk_is_searched_too() -> None:
     program = problem(fit, [Objective(500, kind="worst", risk=0.5)], Constraints()).program
     points = 0.99 * grid(30) + 0.01 / 3
     assert found.objective_nats <= program.values(points).min() + 5e-3
+
+
+def test_where_shares_may_cross_the_share_floor_nothing_is_certified() -> None:
+    fit = replace(transfer_fit(4, seed=3), share_floor=0.2)
+    held = solve(fit, Objective(500), Constraints(lower={"d0": 0.3}))
+    assert held.status is SolutionStatus.OPTIMAL
+    crossed = solve(fit, Objective(500), Constraints(lower={"d0": 0.5}))
+    assert crossed.status is SolutionStatus.LOCAL
+    assert crossed.gap_nats is None

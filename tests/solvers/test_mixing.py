@@ -13,10 +13,11 @@ from mixlab.errors import (
     InvalidTable,
     TooFewMixtures,
 )
-from mixlab.fitting import Fit, fit
+from mixlab.fitting import Fit, FitStatus, fit
 from mixlab.laws import BIMIX
 from mixlab.mixture import Mixture
 from mixlab.solvers import Constraints, Objective, SolutionStatus, solve
+from tests.solvers.made import transfer_fit
 from tests.synthetic import mixtures, observe
 
 TRUTHS = np.array(
@@ -171,3 +172,19 @@ def test_fifty_domains_solve_like_a_general_solver() -> None:
     slope = coefficient * truths[:, 1] / 50 * found.mixture.shares() ** (-1 - truths[:, 1])
     free = found.mixture.shares() > 0.0011
     np.testing.assert_allclose(slope[free], found.multiplier, rtol=1e-3)
+
+
+def test_notes_tell_of_targets_that_did_not_converge_though_they_are_no_domain() -> None:
+    fit = transfer_fit(3, 4)
+    ended = replace(
+        fit.targets["t3"], status=FitStatus.BUDGET_EXHAUSTED, reason="the search used up its time"
+    )
+    found = solve(replace(fit, targets={**fit.targets, "t3": ended}), Objective(500))
+    assert "t3's fit is budget_exhausted: the search used up its time" in found.notes
+
+
+def test_a_gap_that_is_not_known_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixlab.solvers.mixing.bound_below", lambda *_: -np.inf)
+    found = solve(transfer_fit(3), Objective(500))
+    assert (found.status, found.gap_nats) == (SolutionStatus.INEXACT, None)
+    json.dumps(found.to_dict(), allow_nan=False)
