@@ -49,7 +49,7 @@ def design(
     """Propose runs: first ones that fill what is allowed, or the next ones that tell the most."""
     console, found = Console(), None
     shown: dict[str, Any] = {}
-    if fit is not None and table_ is not None:
+    if fit is not None and table_ is not None and not domain:
         found = load(fit)
         told = _next(found, table_, given, count, seed)
         mixtures, shown = told.mixtures, told.to_dict()
@@ -61,9 +61,9 @@ def design(
         mixtures = filling_mixtures(domain, count=count, constraints=limits, seed=seed)
         shown = {"mixtures": {name: dict(one.proportions) for name, one in mixtures.items()}}
     else:
-        raise typer.BadParameter("give --domain for first runs, or --fit and --table for next ones")
-    if size:
-        shown["plan"] = _plan(mixtures, size, budget_flops, found)
+        raise typer.BadParameter("give --domain for first runs, else --fit and --table")
+    if size or budget_flops is not None:
+        shown["plan"] = _plan(mixtures, size or [], budget_flops, found)
     if as_json:
         typer.echo(json.dumps(shown, indent=2))
         return
@@ -81,6 +81,8 @@ def _next(found: Fit, path: Path, given: Given, count: int, seed: int) -> NextRu
 def _plan(
     mixtures: dict[str, Mixture], given: list[str], budget_flops: float | None, found: Fit | None
 ) -> dict[str, Any]:
+    if not given:
+        raise typer.BadParameter(f"needs sizes, --size {SIZE}", param_hint="--budget-flops")
     sizes = [_size(text) for text in given]
     if budget_flops is None:
         raise typer.BadParameter(

@@ -130,14 +130,15 @@ class Given:
     def limits(self) -> dict[str, Any]:
         """The constraints in their plain form (mixlab/questions.py)."""
         lower, upper = assigned(self.lower, "--lower"), assigned(self.upper, "--upper")
-        groups = {
-            name: {
+        groups: dict[str, dict[str, Any]] = {}
+        for name, domains in (_group(text) for text in self.group or []):
+            if name in groups:
+                raise typer.BadParameter(f"{name!r} is given twice", param_hint="--group")
+            groups[name] = {
                 "domains": domains,
                 "lower": lower.pop(name, 0.0),
                 "upper": upper.pop(name, 1.0),
             }
-            for name, domains in (_group(text) for text in self.group or [])
-        }
         near = self.near and {"mixture": mixture(self.near, "--near"), "kl_nats": self.kl_nats}
         return {
             "lower": lower,
@@ -180,11 +181,14 @@ def assigned(given: Assignments, option: str) -> dict[str, float]:
         # The last = splits, since a domain's name may hold one.
         name, _, number = text.rpartition("=")
         try:
-            values[name] = float(number)
+            value = float(number)
         except ValueError:
             name = ""
         if not name:
             raise typer.BadParameter(f"{text!r} must read NAME=NUMBER", param_hint=option)
+        if name in values:
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
+        values[name] = value
     return values
 
 

@@ -68,9 +68,9 @@ def fit(
     report = TableReport()
     seen = observations_of(table, report=report)
     found = fit_table(seen, law, share_floor=share_floor, replicates=replicates)
-    answer = answered(found, given.question(found), observations=seen, next_count=next_runs)
-    if output is not None:
+    if output is not None:  # before the question, which may be refused: the fit serves others
         save(found, output)
+    answer = answered(found, given.question(found), observations=seen, next_count=next_runs)
     if as_json:
         shown = {
             "fit": found.to_dict(),

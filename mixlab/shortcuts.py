@@ -26,6 +26,7 @@ from mixlab.solvers import DEFAULT_MAX_EPOCHS, Solution
 from mixlab.tables import TableReport, from_columns, from_rows, read_table
 
 CONSTRAINTS = ("lower", "upper", "max_epochs", "groups", "linear", "near", "repetition", "trust")
+OBJECTIVE = ("weights", "kind", "reference_nats", "reference_mixture", "risk")
 Table = Any  # str | Path | Observations | Sequence[Mapping] | pandas.DataFrame
 
 
@@ -39,7 +40,9 @@ def fit(
     `profiles`, for careful intervals of vague parameters. Raises UnknownLaw, and as
     `mixlab.fitting.fit`.
     """
-    seen = observations_of(table)
+    if replicates != int(replicates) or replicates < 0:
+        raise ValueError(f"replicates are a whole number of at least 0, not {replicates}")
+    replicates, seen = int(replicates), observations_of(table)
     if law == AUTO:
         return fit_auto(seen, share_floor=share_floor, replicates=replicates, profiles=profiles)
     return fit_law(
@@ -65,7 +68,7 @@ def solve(
     """
     at = step_of(fit, budget_tokens=budget_tokens, step=step)
     question = Question(
-        at, budget_tokens, params, tokens_available, objective or {}, _named(constraints)
+        at, budget_tokens, params, tokens_available, _aim(objective), _named(constraints)
     )
     return question.solved(fit)
 
@@ -94,12 +97,19 @@ def next_runs(
     """The mixtures to run next to tell the optimum of `solve` best; `table` is the one fitted."""
     at = step_of(fit, budget_tokens=budget_tokens, step=step)
     question = Question(
-        at, budget_tokens, params, tokens_available, objective or {}, _named(constraints)
+        at, budget_tokens, params, tokens_available, _aim(objective), _named(constraints)
     )
     return propose(
         fit, observations_of(table), question.objective_for(fit), question.limits(),
         count=count, seed=seed,
     )  # fmt: skip
+
+
+def _aim(objective: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    strange = sorted(set(objective or {}) - set(OBJECTIVE))
+    if strange:
+        raise TypeError(f"an objective has no {', '.join(strange)}; there are {OBJECTIVE}")
+    return objective or {}
 
 
 def _named(constraints: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,6 +166,10 @@ def observations_of(table: Table, *, report: TableReport | None = None) -> Obser
     if isinstance(table, str | Path):
         return read_table(table, report=report)
     if hasattr(table, "columns") and hasattr(table, "to_dict"):  # a DataFrame, without pandas
+        names = [str(name) for name in table.columns]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InvalidTable(f"The DataFrame names {', '.join(repeated)} more than once.")
         return from_columns({str(name): _cells(table[name]) for name in table}, report=report)
     if isinstance(table, Sequence) and all(isinstance(row, Mapping) for row in table):
         return from_rows(table, report=report)

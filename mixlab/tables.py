@@ -29,6 +29,9 @@ from mixlab.runs import Observations
 
 ROUNDING = 0.01
 EXACT = 1e-6
+# Beyond these no run goes, and powers and squares of numbers would overflow.
+LEAST, MOST = 1e-9, 1e30
+MOST_NATS = 1e9
 MIXTURE, LOSS = "mixture.", "loss."
 KNOWN = ("run", "step", "tokens", "params", "unique_tokens")
 
@@ -223,6 +226,8 @@ def from_columns(columns: Columns, *, report: TableReport | None = None) -> Obse
     elif np.all(np.isnan(steps)):
         report.tokens_as_step, steps = True, tokens
     _check_known(steps, "tokens" if report.tokens_as_step else "step")
+    params = _positive(columns, "params")
+    _check_sizes(params)
     losses = np.stack([_losses(columns, name) for name in targets], axis=1)
     report.blank_losses += int(np.isnan(losses).sum())
     return Observations(
@@ -233,7 +238,7 @@ def from_columns(columns: Columns, *, report: TableReport | None = None) -> Obse
         steps=steps,
         tokens=tokens,
         losses_nats=losses,
-        params=_positive(columns, "params"),
+        params=params,
         unique_tokens=_positive(columns, "unique_tokens"),
     )
 
@@ -279,6 +284,11 @@ def _positive(columns: Columns, name: str) -> Array:
     for row, value in _parsed(columns, name):
         if value is not None and not (isfinite(value) and value > 0):
             raise InvalidTable(f"Column {name!r}, row {row}: {value} must be above 0.")
+        if value is not None and not LEAST <= value <= MOST:
+            raise InvalidTable(
+                f"Column {name!r}, row {row}: {value:g} is no count of a run; it lies from "
+                f"{LEAST:g} to {MOST:g}."
+            )
         values[row - 1] = np.nan if value is None else value
     return values
 
@@ -289,6 +299,17 @@ def _check_known(steps: Array, name: str) -> None:
         raise InvalidTable(f"Column {name!r}, row {blank[0] + 1}: blank; every row needs one.")
 
 
+def _check_sizes(params: Array) -> None:
+    """Rows of unknown size among several sizes would pass for any of them."""
+    blank = np.flatnonzero(np.isnan(params))
+    known = np.unique(params[~np.isnan(params)])
+    if len(blank) and len(known) > 1:
+        raise InvalidTable(
+            f"Column 'params', row {blank[0] + 1}: blank ({len(blank)} such rows), but the others "
+            f"have {len(known)} sizes; give every run its size, or leave out these rows."
+        )
+
+
 def _losses(columns: Columns, name: str) -> Array:
     losses = np.full(len(columns["run"]), np.nan)
     for row, value in _parsed(columns, name):
@@ -297,6 +318,13 @@ def _losses(columns: Columns, name: str) -> Array:
                 f"Run {columns['run'][row - 1]!r}, column {name!r}, row {row}: the loss is "
                 f"{value}, which is not a finite number above 0. Leave out runs that diverged, and "
                 "leave cells blank where nothing was measured."
+            )
+        if value is not None and not LEAST <= value <= MOST_NATS:
+            raise InvalidLoss(
+                f"Run {columns['run'][row - 1]!r}, column {name!r}, row {row}: the loss is "
+                f"{value:g}, which is none in nats per token; it lies from {LEAST:g} to "
+                f"{MOST_NATS:g}. Take the logarithm of perplexities, and leave out runs that "
+                "diverged."
             )
         losses[row - 1] = np.nan if value is None else value
     return losses

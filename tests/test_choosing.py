@@ -7,7 +7,7 @@ import pytest
 
 from mixlab.choosing import Choice, choose, competing, fit_auto
 from mixlab.choosing.choice import Contest, _chosen, _elsewhere
-from mixlab.errors import InvalidLoss, TooFewMixtures, UnknownLaw
+from mixlab.errors import InvalidLoss, InvalidTable, TooFewMixtures, UnknownLaw
 from mixlab.fitting import fit
 from mixlab.laws import BIMIX_TRANSFER
 from mixlab.runs import Observations
@@ -200,3 +200,11 @@ def test_differences_below_what_seeds_make_choose_no_law(noise: float | None, ch
     # Misses of 1.2% are those of the truth where seeds differ by 2%, and not where by 1%.
     contest = Contest({"a": (np.full(12, 0.012), 4), "b": (np.full(12, 0.010), 9)}, {}, noise)
     assert _chosen("t", contest, _elsewhere([contest]), 1.0).law == chosen
+
+
+def test_too_few_mixtures_are_counted_first_and_floors_checked() -> None:
+    seen = own_share_only(6).take(np.arange(4))
+    with pytest.raises(TooFewMixtures, match=r"need 4 different mixtures or more.*'d0' [12]"):
+        choose(seen)
+    with pytest.raises(InvalidTable, match="floor must lie between 0 and 1, not nan"):
+        choose(seen, share_floor=float("nan"))

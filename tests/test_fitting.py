@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,6 +255,21 @@ def test_a_fit_survives_json_and_predicts_the_same() -> None:
     assert again.predict(mixture, 300) == found.predict(mixture, 300)
     with pytest.raises(InvalidTable, match="not a saved fit"):
         Fit.from_dict({"law": "bimix"})
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("targets", {}), ("domains", []), ("domains", ["d0", "d0", "d2"]), ("share_floor", "x"),
+        ("share_floor", 2), ("tokens_per_step", -1), ("step_unit", "x"), ("steps_seen", [0, 1]),
+        ("parameters", {}), ("log_covariance", [[1.0]]), ("noise_percent", None),
+    ],
+)  # fmt: skip
+def test_a_saved_fit_whose_parts_do_not_belong_together_is_refused(part: str, value: Any) -> None:
+    saved = json.loads(json.dumps(fit(BIMIX, observe(mixtures(3, 6)), heldout=False).to_dict()))
+    (saved["targets"]["d0"] if part in saved["targets"]["d0"] else saved)[part] = value
+    with pytest.raises(InvalidTable, match="not a saved fit"):
+        Fit.from_dict(saved)
 
 
 def test_a_degenerate_fit_is_valid_json_too() -> None:

@@ -101,3 +101,16 @@ def test_the_package_alone_loads_nothing_heavy() -> None:
     told = "import sys, mixlab; print(*{'scipy', 'pandas', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_misspelt_aims_repeated_columns_and_odd_replicates_are_refused() -> None:
+    rows = to_rows(observe(mixtures(3, 6)))
+    found = mixlab.fit(rows, law="bimix", profiles=False)
+    with pytest.raises(TypeError, match="no wieghts; there are"):
+        mixlab.solve(found, objective={"wieghts": {"d0": 1}})
+    frame = pd.DataFrame(rows)
+    with pytest.raises(InvalidTable, match=r"loss\.d0 more than once"):
+        mixlab.fit(pd.concat([frame, frame[["loss.d0"]]], axis=1), law="bimix")
+    for replicates in (-1, 2.5):
+        with pytest.raises(ValueError, match="at least 0, not"):
+            mixlab.fit(rows, law="bimix", replicates=replicates)

@@ -166,3 +166,27 @@ def test_damaged_and_missing_files(tmp_path: Path, seen: Observations) -> None:
         read_table(tmp_path / "t.xlsx")
     with pytest.raises(InvalidTable):
         write_table(seen, tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("loss.x", 1e300, "logarithm of perplexities"),
+        ("loss.x", 1e-300, "1e-09 to 1e"),
+        ("step", 1e300, "row 1: 1e\\+300 is no count"),
+        ("tokens", 1e-300, "no count"),
+        ("params", 1e300, "no count"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused(name: str, value: float, says: str) -> None:
+    row = {"run": "a", "step": 5, "mixture.x": 0.5, "mixture.y": 0.5, "loss.x": 2.0}
+    with pytest.raises((InvalidLoss, InvalidTable), match=says):
+        from_rows([row | {name: value}])
+
+
+def test_rows_of_unknown_size_among_several_sizes_are_refused() -> None:
+    row = {"run": "a", "step": 5, "mixture.x": 0.5, "mixture.y": 0.5, "loss.x": 2.0}
+    sizes = [row | {"params": 1e6}, row | {"params": 1e7}, row | {"params": None}]
+    with pytest.raises(InvalidTable, match="'params', row 3: blank"):
+        from_rows(sizes)
+    assert len(from_rows([sizes[0], sizes[2]])) == 2

@@ -31,7 +31,7 @@ import numpy as np
 
 from mixlab.choosing.competing import alone, compete, in_one_unit, mixtures, suited, thinned
 from mixlab.diagnostics import seed_noise
-from mixlab.errors import TooFewMixtures
+from mixlab.errors import InvalidTable, TooFewMixtures
 from mixlab.fitting import Fit, fit
 from mixlab.fitting.search import Robust
 from mixlab.laws import LAWS, Law, law
@@ -99,8 +99,11 @@ def choose(
 ) -> Choice:
     """The law of each target by held-out error, among those named or all that suit the table.
 
-    Raises UnknownLaw, InvalidLoss, and TooFewMixtures where no law can be fitted to any target.
+    Raises UnknownLaw, InvalidLoss, InvalidTable for a share floor that is no share, and
+    TooFewMixtures where no law can be fitted to any target.
     """
+    if share_floor is not None and not 0 < share_floor < 1:
+        raise InvalidTable(f"A share floor must lie between 0 and 1, not {share_floor}.")
     named = [law(name) for name in laws] if laws else None
     seen = in_one_unit(observations, named)
     contenders, left_out = suited(seen, named)
@@ -118,10 +121,20 @@ def choose(
         else:
             lost[name] = "; ".join(f"{one}: {reason}" for one, reason in why.items())
     if not contests:
-        raise TooFewMixtures(f"No law can be fitted. {next(iter(lost.values()))}.")
+        counted = ", ".join(f"{name!r} {_measured(seen, name)}" for name in seen.targets[:10])
+        raise TooFewMixtures(
+            "No law can be fitted; most need 4 different mixtures or more, and so many were "
+            f"measured: {counted}. Train proxy runs on more mixtures. Law by law: "
+            f"{next(iter(lost.values()))}."
+        )
     elsewhere = _elsewhere(list(contests.values()))
     chosen = {name: _chosen(name, one, elsewhere, sharper) for name, one in contests.items()}
     return Choice(chosen, lost)
+
+
+def _measured(observations: Observations, target: str) -> int:
+    column = observations.losses_nats[:, observations.targets.index(target)]
+    return len(np.unique(observations.mixture_index()[~np.isnan(column)]))
 
 
 def fit_auto(

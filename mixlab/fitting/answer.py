@@ -9,7 +9,7 @@ import numpy as np
 
 from mixlab.errors import InvalidBudget, InvalidMixture, InvalidTable
 from mixlab.fitting.intervals import half_widths, parameter_variances
-from mixlab.fitting.serial import target_from_dict, target_to_dict
+from mixlab.fitting.serial import check_fit, target_from_dict, target_to_dict
 from mixlab.fitting.surface import Surface, sees_sizes, surface
 from mixlab.fitting.target import TargetFit
 from mixlab.laws import Inputs, Law, Mask
@@ -137,7 +137,9 @@ class Fit:
             raise InvalidBudget(f"A token budget must be above 0, not {budget_tokens}.")
         if self.step_unit == "tokens":
             return budget_tokens
-        per_step = tokens_per_step or self.tokens_per_step
+        if tokens_per_step is not None and not (isfinite(tokens_per_step) and tokens_per_step > 0):
+            raise InvalidBudget(f"Tokens per step must be above 0, not {tokens_per_step}.")
+        per_step = self.tokens_per_step if tokens_per_step is None else tokens_per_step
         if per_step is None:
             raise InvalidBudget(
                 "The observations don't tell the tokens per step, so a budget of "
@@ -227,7 +229,7 @@ class Fit:
         """What `to_dict` wrote. Raises UnknownLaw, or InvalidTable where it isn't a fit."""
         try:
             sizes = data.get("sizes_seen")
-            return cls(
+            found = cls(
                 law_name=data["law"],
                 domains=tuple(data["domains"]),
                 targets={
@@ -243,6 +245,8 @@ class Fit:
                 sizes_seen=None if sizes is None else (sizes[0], sizes[1]),
                 notes=tuple(data.get("notes", ())),
             )
+            check_fit(found)
+            return found
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InvalidTable(
                 f"This is not a saved fit ({type(error).__name__}: {error}); "

@@ -1,7 +1,8 @@
 """One target's fit as JSON and back; what version 0.1.0 saved is read as well."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from mixlab.fitting.residual import residual_from_dict
 from mixlab.fitting.target import FitStatus, TargetFit
 from mixlab.laws import law
 from mixlab.mixture import Array
+
+if TYPE_CHECKING:
+    from mixlab.fitting.answer import Fit
 
 PLAIN = (
     "reason", "error_kind", "noise_percent", "r2_log_loss", "train_mre_percent", "rows",
@@ -67,3 +71,39 @@ def target_from_dict(target: str, data: Mapping[str, Any], law_name: str) -> Tar
         residual=None if residual is None else residual_from_dict(residual),
         replicates=None if replicates is None else np.array(replicates, dtype=float),
     )
+
+
+def check_fit(found: "Fit") -> None:
+    """Raises ValueError where the parts of a fit that was read don't belong together."""
+    known, floor, per_step = set(found.domains), found.share_floor, found.tokens_per_step
+    sound = {
+        "targets": bool(found.targets),
+        "domains": len(known) == len(found.domains) and known.issuperset(found.shares_seen),
+        "share_floor": floor is None or 0 < floor < 1,
+        "tokens_per_step": per_step is None or per_step > 0,
+        "step_unit": found.step_unit in ("steps", "tokens"),
+        "steps_seen": all(isfinite(step) and step > 0 for step in found.steps_seen),
+    }
+    wrong = [name for name, fine in sound.items() if not fine]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} can't be so")
+    for name, one in found.targets.items():
+        own = found.domains.index(name) if name in known else None
+        if one.residual is None or one.parameters:  # trees have none
+            _check_target(one, [each.name for each in one.law.parameters(found.domains, own)])
+
+
+def _check_target(found: TargetFit, names: Sequence[str]) -> None:
+    if list(found.parameters) != list(names):
+        raise ValueError(
+            f"{found.target!r} has the parameters {list(found.parameters)}, not {list(names)}"
+        )
+    if not all(isfinite(value) for value in found.parameters.values()):
+        raise ValueError(f"{found.target!r} has parameters that are no finite numbers")
+    if not found.noise_percent >= 0:
+        raise ValueError(f"{found.target!r} has a noise_percent of {found.noise_percent}")
+    covariance, replicates = found.log_covariance, found.replicates
+    if covariance is not None and np.shape(covariance) != (len(names), len(names)):
+        raise ValueError(f"{found.target!r} has a log_covariance of shape {np.shape(covariance)}")
+    if replicates is not None and replicates.shape[1:] != (len(names),):
+        raise ValueError(f"{found.target!r} has replicates of shape {replicates.shape}")

@@ -20,6 +20,7 @@ from mixlab.errors import InvalidBudget, InvalidMixture, InvalidTable
 from mixlab.mixture import Array
 
 Kind = Literal["mean", "worst", "excess"]
+MOST_WEIGHT = 1e12  # far apart enough, and sums stay finite
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class Objective:
         if self.params is not None and not (isfinite(self.params) and self.params > 0):
             raise InvalidBudget(f"A model's parameters must be above 0, not {self.params}.")
         for target, weight in (self.weights or {}).items():
-            if not isfinite(weight) or weight < 0:
+            if not 0 <= weight <= MOST_WEIGHT:
                 raise InvalidMixture(
-                    f"The weight of target {target!r} is {weight}; weights are finite and at "
-                    "least 0."
+                    f"The weight of target {target!r} is {weight}; weights are finite, at least "
+                    f"0 and at most {MOST_WEIGHT:g}."
                 )
         if self.weights is not None and fsum(self.weights.values()) <= 0:
             raise InvalidMixture("The weights of all targets are 0; give one target some weight.")

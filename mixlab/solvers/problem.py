@@ -165,9 +165,9 @@ def _risky(one: View, objective: Objective) -> View:
     if objective.risk is None:
         return one
     stack = one.stacked
-    if stack is None:
+    if stack is None or len(one.replicates) < 2:
         raise InvalidTable(
-            "A risk is over bootstrap replicates, and this fit has none; fit again with "
+            "A risk is over bootstrap replicates, and this fit has fewer than 2; fit again with "
             "replicates, for example 200."
         )
     return stack

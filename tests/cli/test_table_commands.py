@@ -8,7 +8,13 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.questions import linear
-from mixlab.errors import InfeasibleConstraints, InvalidMixture, InvalidTable, MissingFile
+from mixlab.errors import (
+    InfeasibleConstraints,
+    InvalidBudget,
+    InvalidMixture,
+    InvalidTable,
+    MissingFile,
+)
 from mixlab.tables import write_table
 from tests.synthetic import TRUTH, mixtures, observe
 
@@ -174,3 +180,48 @@ def test_what_is_no_inequality_is_refused(saved: Path, text: str) -> None:
     result = RUN.invoke(app, ["solve", str(saved), "--linear", text])
     assert result.exit_code == 2
     assert "is no inequality" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--group", "g=d0,d1", "--group", "g=d0", "--lower", "g=0.5"], "--group: 'g' is given"),
+        (["--lower", "d0=0.1", "--lower", "d0=0.2"], "--lower: 'd0' is given twice"),
+        (["--near", "d0=1,d0=0"], "--near: 'd0' is given twice"),
+    ],
+)
+def test_what_is_given_twice_is_refused_not_overwritten(
+    saved: Path, given: list[str], says: str
+) -> None:
+    result = RUN.invoke(app, ["solve", str(saved), *given], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_a_fit_is_saved_even_where_the_question_is_refused(table: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "fit.json"
+    given = ["--law", "bimix", "--replicates", "0", "--output", str(kept), "--lower", "zz=0.5"]
+    result = RUN.invoke(app, ["fit", str(table), *given])
+    assert isinstance(result.exception, InfeasibleConstraints | InvalidMixture)
+    assert RUN.invoke(app, ["solve", str(kept)]).exit_code == 0
+
+
+def test_a_design_is_of_first_runs_or_of_next_ones(saved: Path, table: Path) -> None:
+    both = ["--domain", "d0", "--fit", str(saved), "--table", str(table)]
+    for given in (both, ["--domain", "d0", "--domain", "d1", "--budget-flops", "1e20"]):
+        assert RUN.invoke(app, ["design", *given]).exit_code == 2
+
+
+@pytest.mark.parametrize("per_step", [0.0, -1.0, float("nan"), float("inf")])
+def test_tokens_per_step_must_be_a_count(saved: Path, per_step: float) -> None:
+    given = ["--budget-tokens", "1e6", "--tokens-per-step", str(per_step)]
+    result = RUN.invoke(app, ["solve", str(saved), *given])
+    assert isinstance(result.exception, InvalidBudget)
+    assert "Tokens per step must be above 0" in str(result.exception)
+
+
+def test_one_replicate_is_too_few_for_a_risk(table: Path) -> None:
+    given = ["--law", "bimix", "--replicates", "1", "--risk", "0.5"]
+    result = RUN.invoke(app, ["fit", str(table), *given])
+    assert isinstance(result.exception, InvalidTable)
+    assert "fewer than 2" in str(result.exception)

@@ -188,3 +188,8 @@ def test_a_gap_that_is_not_known_is_none(monkeypatch: pytest.MonkeyPatch) -> Non
     found = solve(transfer_fit(3), Objective(500))
     assert (found.status, found.gap_nats) == (SolutionStatus.INEXACT, None)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_weights_whose_sum_would_overflow_are_refused() -> None:
+    with pytest.raises(InvalidMixture, match="at most 1e"):
+        Objective(500, weights={"d0": 1e308, "d1": 1e308})
