@@ -68,10 +68,6 @@ class Problem:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.signed, values, np.log(values))
 
-    def values_of(self, z: Array) -> Array:
-        """The inverse of `z_of`."""
-        return np.where(self.signed, z, np.exp(np.where(self.signed, 0.0, z)))
-
     def residuals(self, values: Array) -> Array:
         """Log predicted minus log observed, (..., row)."""
         return np.asarray(np.log(self.law.predict(values, self.inputs)) - self.log_losses)

@@ -27,6 +27,8 @@ from mixlab.solvers.regret import Regret
 
 # Student's t for two mixtures, where too few were run to leave any out.
 UNTOLD_QUANTILE = 12.7
+# Of log loss: a wider interval says no more, and JSON has no infinity.
+WIDEST = 300.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ class _Asked:
     def widths(self, rows: Array) -> Array:
         """Half the prediction intervals' widths in log loss, (row, target)."""
         found = self.fit.interval_widths(rows, self.objective.step, self.objective.params)
-        return found[:, [list(self.fit.targets).index(name) for name in self.seen.targets]]
+        return np.minimum(found, WIDEST)[
+            :, [list(self.fit.targets).index(name) for name in self.seen.targets]
+        ]
 
     def miss(self, errors: Array, rows: Array) -> Array:
         """The objective of errors in log loss, (row,) from (..., target): all miss together."""

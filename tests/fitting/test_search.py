@@ -21,6 +21,10 @@ def problem(law: object = BIMIX, seed: int = 0, noise: float = 0.01) -> Problem:
     return Problem(law, parameters, inputs, seen.losses_nats[:, 0])
 
 
+def values_of(found: Problem, z: np.ndarray) -> np.ndarray:
+    return np.where(found.signed, z, np.exp(np.where(found.signed, 0.0, z)))
+
+
 def reference(
     found: Problem, start: np.ndarray, weights: np.ndarray, scale: float, pull: float, loss: str
 ) -> tuple[float, np.ndarray]:
@@ -29,7 +33,7 @@ def reference(
     again = Problem(found.law, found.parameters, _taken(found.inputs, rows), found.losses[rows])
 
     def residuals(z: np.ndarray) -> np.ndarray:
-        return again.residuals(again.values_of(z))
+        return again.residuals(values_of(again, z))
 
     def rho(s: np.ndarray) -> np.ndarray:  # penalties are squares, whatever the rows' loss is
         one = {
@@ -48,7 +52,7 @@ def reference(
         found.z_of(start), bounds=(lower, upper), loss=rho, f_scale=scale, x_scale="jac",
         ftol=1e-14, xtol=1e-14, gtol=1e-14, max_nfev=4000,
     )  # fmt: skip
-    return float(answer.cost), found.values_of(answer.x)
+    return float(answer.cost), values_of(found, answer.x)
 
 
 def _taken(inputs: Inputs, rows: np.ndarray) -> Inputs:

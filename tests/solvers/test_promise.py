@@ -97,3 +97,12 @@ def test_references_at_which_nothing_is_predicted_are_left_out() -> None:
     found = promise(fit, AT, Mixture({"d0": 0.4, "d1": 0.6}), others)
     assert set(found.gains) == {"even"}
     assert found.gains["even"].nats < 0
+
+
+def test_intervals_too_wide_for_numbers_are_finite_all_the_same() -> None:
+    told = HeldOut(3, 3, 1.0, MISFIT, 12.7, None, 50.0)
+    targets = {name: replace(one, heldout=told) for name, one in FIT.targets.items()}
+    found = promised(replace(FIT, targets=targets), Objective(1e8), corrected=False)
+    assert found.low95 < 1e-100
+    assert found.high95 > 1e100
+    json.dumps(found.to_dict(), allow_nan=False)
