@@ -70,7 +70,7 @@ def score(fitted: Callable[[], Fit], test: Observations, *, law: str) -> Scores:
     notes: list[str] = []
     shares = _matched(fit, test, notes)
     targets = _shared_targets(fit, test, notes)
-    steps, params = _steps(fit, test), _params(fit, test, notes)
+    steps, params = _steps(fit, test, notes), _params(fit, test, notes)
     predicted = fit.losses(shares, steps, params=params)
     widths = fit.interval_widths(shares, steps, params)
     found = {}
@@ -137,8 +137,8 @@ def _shared_targets(fit: Fit, test: Observations, notes: list[str]) -> list[str]
     return shared
 
 
-def _steps(fit: Fit, test: Observations) -> Array:
-    steps = test.tokens if fit.step_unit == "tokens" else test.steps
+def _steps(fit: Fit, test: Observations, notes: list[str]) -> Array:
+    steps = test.tokens if fit.step_unit == "tokens" else _in_steps(fit, test)
     if np.isnan(steps).any() or np.any(steps <= 0):
         raise InvalidTable(
             f"The fit counts {fit.step_unit}, which {int(np.isnan(steps).sum())} rows of the table "
@@ -147,7 +147,27 @@ def _steps(fit: Fit, test: Observations) -> Array:
             else "The fit counts tokens, which the table to predict does not tell for every row; "
             "add a column 'tokens'."
         )
+    first, last = fit.steps_seen
+    outside = int(np.sum((steps < first) | (steps > last)))
+    if outside:
+        notes.append(
+            f"{outside} of {len(steps)} rows to predict, at {steps.min():g} to {steps.max():g} "
+            f"{fit.step_unit}, are outside those fitted, {first:g} to {last:g}"
+        )
     return steps
+
+
+def _in_steps(fit: Fit, test: Observations) -> Array:
+    """A table that counts tokens alone, in the steps of the fit."""
+    per_step = fit.tokens_per_step
+    if per_step == 1 or not np.array_equal(test.steps, test.tokens):
+        return test.steps
+    if per_step is None:
+        raise InvalidTable(
+            "The fit counts steps, the table to predict tokens alone, and the fitted table does "
+            "not tell the tokens of a step; give either the other's column, 'step' or 'tokens'."
+        )
+    return test.tokens / per_step
 
 
 def _params(fit: Fit, test: Observations, notes: list[str]) -> Array | None:

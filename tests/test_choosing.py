@@ -208,3 +208,9 @@ def test_too_few_mixtures_are_counted_first_and_floors_checked() -> None:
         choose(seen)
     with pytest.raises(InvalidTable, match="floor must lie between 0 and 1, not nan"):
         choose(seen, share_floor=float("nan"))
+
+
+def test_a_target_without_a_loss_is_left_out_in_so_many_words() -> None:
+    seen = observe(mixtures(3, 6))
+    seen.losses_nats[:, 1] = np.nan
+    assert choose(seen, ["bimix"]).left_out_targets == {"d1": "no row has a loss of it"}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import mixlab
 from mixlab.errors import InvalidTable
 from mixlab.fitting import Fit, fit
 from mixlab.laws import BIMIX
@@ -80,3 +81,16 @@ def test_a_fit_in_tokens_needs_tokens(tables: tuple[Observations, Observations])
     in_tokens = fit(BIMIX, train.in_tokens())
     with pytest.raises(InvalidTable, match="tokens"):
         score(lambda: in_tokens, replace(test, tokens=np.full(len(test), np.nan)), law="bimix")
+
+
+def test_a_table_of_tokens_alone_is_predicted_in_the_fits_steps_or_not_at_all() -> None:
+    seen, other = observe(mixtures(3, 8)), observe(mixtures(3, 5, seed=3))
+    alone = replace(other, steps=other.tokens)
+    expected = mixlab.score(seen, other, law="bimix")
+    assert mixlab.score(seen, alone, law="bimix").mean == expected.mean
+    untold = replace(seen, tokens=np.full(len(seen), np.nan))
+    with pytest.raises(InvalidTable, match="counts steps, the table to predict tokens alone"):
+        mixlab.score(untold, alone, law="bimix")
+    late = replace(other, steps=10 * other.steps, tokens=10 * other.tokens)
+    notes = mixlab.score(seen, late, law="bimix").notes
+    assert any("outside those fitted" in note for note in notes)

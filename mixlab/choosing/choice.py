@@ -114,6 +114,9 @@ def choose(
     contests: dict[str, Contest] = {}
     lost: dict[str, str] = {}
     for name in seen.targets:
+        if not _measured(seen, name):
+            lost[name] = "no row has a loss of it"
+            continue
         errors, why = compete(contenders, alone(rows, [name]), share_floor)
         why = {**left_out, **why}
         if errors:
