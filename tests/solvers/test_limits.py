@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from mixlab.errors import InfeasibleConstraints, InvalidBudget
+from mixlab.laws import LAWS
 from mixlab.mixture import Mixture
 from mixlab.solvers import Constraints, Group, Linear, Near, Objective, Repetition, solve
 from mixlab.solvers.problem import problem
 from mixlab.solvers.repetition import Discounted
 from mixlab.solvers.sampling import samples
-from tests.solvers.made import transfer_fit
+from tests.solvers.made import made, target, transfer_fit
 
 FIT = transfer_fit(4)
 NAMES = FIT.domains
@@ -158,3 +159,16 @@ def test_free_draws_are_even() -> None:
     # Dirichlet(1, 1, 1, 1): mean 1/4, variance 3/80.
     np.testing.assert_allclose(drawn.mean(axis=0), 0.25, atol=0.015)
     np.testing.assert_allclose(drawn.var(axis=0), 3 / 80, rtol=0.1)
+
+
+@pytest.mark.parametrize(("slope", "convex"), [(-0.5, True), (0.5, False)])
+def test_a_loss_that_rises_with_a_share_is_not_convex_under_the_discount(
+    slope: float, convex: bool
+) -> None:
+    law = LAWS["exponential"]
+    values = np.array([1.0, 3.0, 0.1, -1.0, -0.8, slope])
+    fit = made({"d0": target("d0", law, NAMES[:3], values)}, NAMES[:3])
+    given: dict[str, Any] = {"budget_tokens": 1e9, "tokens_available": {"d2": 1e8}}
+    assert problem(fit, [Objective(500)], Constraints(**given, max_epochs=None)).convex
+    repeats = Constraints(**given, repetition=Repetition())
+    assert problem(fit, [Objective(500)], repeats).convex is convex
