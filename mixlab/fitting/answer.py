@@ -9,7 +9,7 @@ import numpy as np
 
 from mixlab.errors import InvalidBudget, InvalidMixture, InvalidTable
 from mixlab.fitting.intervals import half_widths, parameter_variances
-from mixlab.fitting.serial import check_fit, target_from_dict, target_to_dict
+from mixlab.fitting.serial import check_target, target_from_dict, target_to_dict
 from mixlab.fitting.surface import Surface, sees_sizes, surface
 from mixlab.fitting.target import TargetFit
 from mixlab.laws import Inputs, Law, Mask
@@ -245,10 +245,30 @@ class Fit:
                 sizes_seen=None if sizes is None else (sizes[0], sizes[1]),
                 notes=tuple(data.get("notes", ())),
             )
-            check_fit(found)
+            _check(found)
             return found
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InvalidTable(
                 f"This is not a saved fit ({type(error).__name__}: {error}); "
                 "write one with `mixlab fit TABLE --output fit.json`."
             ) from error
+
+
+def _check(found: Fit) -> None:
+    """Raises ValueError where the parts of a fit that was read don't belong together."""
+    known, floor, per_step = set(found.domains), found.share_floor, found.tokens_per_step
+    sound = {
+        "targets": bool(found.targets),
+        "domains": len(known) == len(found.domains) and known.issuperset(found.shares_seen),
+        "share_floor": floor is None or 0 < floor < 1,
+        "tokens_per_step": per_step is None or per_step > 0,
+        "step_unit": found.step_unit in ("steps", "tokens"),
+        "steps_seen": all(isfinite(step) and step > 0 for step in found.steps_seen),
+    }
+    wrong = [name for name, fine in sound.items() if not fine]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} can't be so")
+    for name, one in found.targets.items():
+        own = found.domains.index(name) if name in known else None
+        if one.residual is None or one.parameters:  # trees have none
+            check_target(one, [each.name for each in one.law.parameters(found.domains, own)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from mixlab.fitting.residual import residual_from_dict
 from mixlab.fitting.target import FitStatus, TargetFit
 from mixlab.laws import law
 from mixlab.mixture import Array
-
-if TYPE_CHECKING:
-    from mixlab.fitting.answer import Fit
 
 PLAIN = (
     "reason", "error_kind", "noise_percent", "r2_log_loss", "train_mre_percent", "rows",
@@ -73,27 +70,8 @@ def target_from_dict(target: str, data: Mapping[str, Any], law_name: str) -> Tar
     )
 
 
-def check_fit(found: "Fit") -> None:
-    """Raises ValueError where the parts of a fit that was read don't belong together."""
-    known, floor, per_step = set(found.domains), found.share_floor, found.tokens_per_step
-    sound = {
-        "targets": bool(found.targets),
-        "domains": len(known) == len(found.domains) and known.issuperset(found.shares_seen),
-        "share_floor": floor is None or 0 < floor < 1,
-        "tokens_per_step": per_step is None or per_step > 0,
-        "step_unit": found.step_unit in ("steps", "tokens"),
-        "steps_seen": all(isfinite(step) and step > 0 for step in found.steps_seen),
-    }
-    wrong = [name for name, fine in sound.items() if not fine]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)} can't be so")
-    for name, one in found.targets.items():
-        own = found.domains.index(name) if name in known else None
-        if one.residual is None or one.parameters:  # trees have none
-            _check_target(one, [each.name for each in one.law.parameters(found.domains, own)])
-
-
-def _check_target(found: TargetFit, names: Sequence[str]) -> None:
+def check_target(found: TargetFit, names: Sequence[str]) -> None:
+    """Raises ValueError where a target that was read isn't one of a law with these parameters."""
     if list(found.parameters) != list(names):
         raise ValueError(
             f"{found.target!r} has the parameters {list(found.parameters)}, not {list(names)}"
