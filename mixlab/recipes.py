@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from mixlab.errors import InvalidRecipe, UnknownRecipe
 
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "wsd"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Anomaly = Literal["fail", "skip", "roll_back"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,19 @@ class Recipe:
     evaluation_steps: tuple[int, ...]
     evaluation_tokens: int  # per domain, at each evaluation
     schedule: Schedule = "constant"
-    final_learning_rate: float | None = None  # of the cosine schedule
+    final_learning_rate: float | None = None  # of "cosine" and "wsd"; None is 0
+    decay_steps: int = 0  # of "wsd": the last updates, in which the rate falls linearly
+    base_width: int | None = None  # learning_rate was tuned at this width: maximal update
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
+    # (update from which on, sequences) of later batch sizes, rising; updates counted from 1.
+    batch_stages: tuple[tuple[int, int], ...] = ()
+    precision: Precision = "auto"  # of matrix products; weights are float32 in each case
+    moments: Literal["float32", "bfloat16"] = "float32"  # how AdamW's state is kept
+    activation_checkpointing: bool = False  # a third more arithmetic for much less memory
+    on_anomaly: Anomaly = "fail"  # a loss or gradient that is no number, or a spike
+    spike_nats: float | None = None  # a batch's loss so far above the recent ones; None: no limit
     compiled: bool = True
 
     def __post_init__(self) -> None:
@@ -122,6 +133,7 @@ class Recipe:
         values["architecture"] = Architecture(**values["architecture"])
         values["evaluation_steps"] = tuple(values["evaluation_steps"])
         values["betas"] = tuple(values["betas"])
+        values["batch_stages"] = tuple(tuple(s) for s in values.get("batch_stages", ()))
         return cls(**values)
 
 

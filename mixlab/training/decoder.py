@@ -7,16 +7,23 @@
 Attention: rotary positions (the half-split form of GPT-NeoX and of Llama in transformers),
 queries of `heads` heads over `kv_heads` shared keys and values, causal. No biases, no dropout.
 
+Stacked runs: with `runs` every weight gains a leading axis (run, ...), and tokens of shape
+(run, sequence, place) go through all models at once, each through its own weights. The three
+leaves Linear, Norm and Embedding know of it; nothing else does.
+
 Initialisation: matrices normal with standard deviation 1/sqrt(fan in), those that write into
 the residual stream divided by sqrt(2 * layers) (Radford et al. 2019); norms 1. A head of its
 own starts at 0.02, so that a fresh model's loss is ln(vocabulary), and its embedding at 1 (as
-in karpathy/nanochat). A tied table is a matrix to the head, and starts like one.
+in karpathy/nanochat). A tied table is a matrix to the head, and starts like one. With a
+`base_width` the head starts at 0.02 * base_width / width: the maximal-update initialisation
+(arXiv 2203.03466, table 3), whose rates are in optimiser.py.
 
 Sources: arXiv 2302.13971 (Llama), 1910.07467 (RMSNorm), 2104.09864 (RoPE), 2002.05202
 (SwiGLU), 2305.13245 (grouped queries). Limits: documents packed into one window see each other.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,19 +36,21 @@ EMBEDDING_STD = 1.0
 
 
 class Decoder(nn.Module):
-    """A decoder of the given shape with `Architecture.parameters` parameters.
+    """A decoder of the given shape with `Architecture.parameters` parameters, or `runs` of them.
 
     Build it under `torch.device("meta")` to have the shapes without the memory. Weights are
     undefined until `initialise`.
     """
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, shape: Architecture, *, runs: int | None = None) -> None:
         super().__init__()
         self.shape = shape
-        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.width, shape.norm_epsilon)
-        self.head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+        self.runs = runs
+        stack = () if runs is None else (runs,)
+        self.embedding = Embedding(shape.vocabulary, shape.width, stack)
+        self.blocks = nn.ModuleList(Block(shape, stack) for _ in range(shape.layers))
+        self.norm = Norm(shape.width, shape.norm_epsilon, stack)
+        self.head = Linear(shape.width, shape.vocabulary, stack)
         if shape.tied_head:
             self.head.weight = self.embedding.weight
         rotation = rotations(shape.context, shape.head_width, shape.rope_theta)
@@ -49,34 +58,47 @@ class Decoder(nn.Module):
         self.rotation: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the next token, shape (sequence, place, vocabulary)."""
+        """Logits of the next token, shape (sequence, place, vocabulary).
+
+        Of stacked runs (run, sequence * place, vocabulary).
+        """
         logits: Tensor = self.head(self.features(tokens))
         return logits
 
     def features(self, tokens: Tensor) -> Tensor:
-        """What the head reads, shape (sequence, place, width)."""
+        """What the head reads, shape (sequence, place, width).
+
+        Of stacked runs (run, sequence * place, width), from tokens (run, sequence, place).
+        """
         x = self.embedding(tokens)
-        rotation = self.rotation[: tokens.shape[1]]
+        rotation = self.rotation[: tokens.shape[-1]]
         for block in self.blocks:
             x = block(x, rotation)
         features: Tensor = self.norm(x)
         return features
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Fill every weight, the same for a seed on every machine and device."""
-        chance = torch.Generator().manual_seed(seed)
-        for name, weight in self.named_parameters():
-            if weight.ndim == 1:
-                weight.fill_(1.0)
-            else:
-                values = torch.empty(weight.shape).normal_(generator=chance)
-                weight.copy_(values * self._standard_deviation(name, weight))
+    def initialise(self, seed: int | Sequence[int], *, base_width: int | None = None) -> None:
+        """Fill every weight, the same for a seed on every machine and device.
 
-    def _standard_deviation(self, name: str, weight: Tensor) -> float:
+        Stacked runs take a seed each, and each is as it would be alone.
+        """
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        for run, chance in enumerate([torch.Generator().manual_seed(one) for one in seeds]):
+            for name, weight in self.named_parameters():
+                own = weight if self.runs is None else weight[run]
+                if own.ndim == 1:
+                    own.fill_(1.0)
+                else:
+                    values = torch.empty(own.shape).normal_(generator=chance)
+                    own.copy_(values.mul_(self._standard_deviation(name, own, base_width)))
+
+    def _standard_deviation(self, name: str, weight: Tensor, base_width: int | None) -> float:
         if not self.shape.tied_head and not name.startswith("blocks."):
+            if name.startswith("embedding"):
+                return EMBEDDING_STD
             # 4.71 nats where one tied table of 0.02 has 5.28, at 0.5M tokens (EXPERIMENTS.md).
-            return EMBEDDING_STD if name.startswith("embedding") else HEAD_STD
+            return HEAD_STD * (1.0 if base_width is None else base_width / self.shape.width)
         into_residual = name.endswith((".output.weight", ".down.weight"))
         damping = math.sqrt(2 * self.shape.layers) if into_residual else 1.0
         return 1.0 / (math.sqrt(weight.shape[1]) * damping)
@@ -85,15 +107,15 @@ class Decoder(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each added to the stream it reads."""
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, shape: Architecture, stack: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.width, shape.norm_epsilon)
-        self.attention = Attention(shape)
-        self.ffn_norm = nn.RMSNorm(shape.width, shape.norm_epsilon)
-        self.ffn = SwiGLU(shape.width, shape.ffn_width)
+        self.attention_norm = Norm(shape.width, shape.norm_epsilon, stack)
+        self.attention = Attention(shape, stack)
+        self.ffn_norm = Norm(shape.width, shape.norm_epsilon, stack)
+        self.ffn = SwiGLU(shape.width, shape.ffn_width, stack)
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """The stream after the block, shape (sequence, place, width) as before."""
+        """The stream after the block, of the same shape."""
         x = x + self.attention(self.attention_norm(x), rotation)
         x = x + self.ffn(self.ffn_norm(x))
         return x
@@ -102,40 +124,88 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary positions."""
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, shape: Architecture, stack: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.heads, self.kv_heads = shape.heads, shape.kv_heads
         self.head_width = shape.head_width
         # One matrix for queries, keys and values, in that order of rows.
         rows = (shape.heads + 2 * shape.kv_heads) * shape.head_width
-        self.qkv = nn.Linear(shape.width, rows, bias=False)
-        self.output = nn.Linear(shape.width, shape.width, bias=False)
+        self.qkv = Linear(shape.width, rows, stack)
+        self.output = Linear(shape.width, shape.width, stack)
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Shape (sequence, place, width) to the same shape."""
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        """The same shape as x; sequences of all runs are rows of one attention."""
+        places = len(rotation)
+        rows = self.heads + 2 * self.kv_heads
+        heads = self.qkv(x).view(-1, places, rows, self.head_width).transpose(1, 2)
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
         grouped = self.heads != self.kv_heads
         mixed = F.scaled_dot_product_attention(
             rotated(q, rotation), rotated(k, rotation), v, is_causal=True, enable_gqa=grouped
         )
-        out: Tensor = self.output(mixed.transpose(1, 2).flatten(-2))
+        out: Tensor = self.output(mixed.transpose(1, 2).reshape(x.shape))
         return out
 
 
 class SwiGLU(nn.Module):
     """Feed-forward with a gate: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, width: int, ffn_width: int) -> None:
+    def __init__(self, width: int, ffn_width: int, stack: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * ffn_width, bias=False)
-        self.down = nn.Linear(ffn_width, width, bias=False)
+        self.gate_up = Linear(width, 2 * ffn_width, stack)
+        self.down = Linear(ffn_width, width, stack)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (sequence, place, width) to the same shape."""
+        """The same shape as x."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         out: Tensor = self.down(F.silu(gate) * up)
         return out
+
+
+class Linear(nn.Module):
+    """x @ weight^T, weight (outputs, inputs); of stacked runs each by its own."""
+
+    def __init__(self, inputs: int, outputs: int, stack: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*stack, outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (..., inputs) to (..., outputs); stacked (run, row, ...)."""
+        if self.weight.ndim == 2:
+            return F.linear(x, self.weight)
+        return torch.bmm(x, self.weight.mT)
+
+
+class Norm(nn.Module):
+    """RMSNorm: x / sqrt(mean(x^2) + epsilon) * weight."""
+
+    def __init__(self, width: int, epsilon: float, stack: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.empty(*stack, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape as x."""
+        if self.weight.ndim == 1:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        return F.rms_norm(x, self.weight.shape[1:], eps=self.epsilon) * self.weight[:, None]
+
+
+class Embedding(nn.Module):
+    """A row of the table for each token."""
+
+    def __init__(self, vocabulary: int, width: int, stack: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*stack, vocabulary, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Shape (sequence, place, width); stacked (run, sequence * place, width)."""
+        if self.weight.ndim == 2:
+            return F.embedding(tokens, self.weight)
+        runs, vocabulary, _ = self.weight.shape
+        # One table of all runs' rows, because a gather has no batched form.
+        firsts = torch.arange(runs, device=tokens.device)[:, None] * vocabulary
+        return F.embedding(tokens.flatten(1) + firsts, self.weight.flatten(0, 1))
 
 
 def rotations(context: int, head_width: int, theta: float) -> Tensor:
