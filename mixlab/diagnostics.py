@@ -63,12 +63,13 @@ def heldout_misses(
     """Every measured loss beside its prediction by a fit that had not seen its mixture."""
     # One mixture fewer than a fit for use needs: the left-out one takes its place as the test.
     lenient = replace(law, minimum_mixtures=law.minimum_mixtures - 1)
+    whole = checked(law, observations)[0]
     misses: list[Miss] = []
     for target in observations.targets:
         if law.needs_own_share and target not in observations.domains:
             continue
         # Parted by target: of a domain that few mixtures hold, one part could hold them all.
-        rows = _usable(law, checked(law, observations)[0], target, share_floor)
+        rows = _usable(law, whole, target, share_floor)
         part = _parts(law, clusters_of(law, rows), folds)
         for number in np.unique(part):
             kept = rows.take(part != number)
@@ -121,10 +122,9 @@ def _usable(
     law: Law, observations: Observations, target: str, share_floor: float | None
 ) -> Observations:
     """The target alone, on the rows where it was measured and the law is defined."""
-    losses = observations.losses_nats[:, [observations.targets.index(target)]]
-    alone = replace(observations, targets=(target,), losses_nats=losses)
+    alone = observations.only([target])
     usable = law.usable(_inputs(alone, target, share_floor))
-    return alone.take(usable & ~np.isnan(losses[:, 0]))
+    return alone.take(usable & ~np.isnan(alone.losses_nats[:, 0]))
 
 
 def _inputs(observations: Observations, target: str, share_floor: float | None) -> Inputs:

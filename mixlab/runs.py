@@ -109,6 +109,11 @@ class Observations:
             unique_tokens=self.unique_tokens[index],
         )
 
+    def only(self, targets: Sequence[str]) -> "Observations":
+        """The same rows with these targets alone."""
+        columns = [self.targets.index(name) for name in targets]
+        return replace(self, targets=tuple(targets), losses_nats=self.losses_nats[:, columns])
+
     def in_tokens(self) -> "Observations":
         """The same with tokens as the step variable, as laws over model sizes need.
 

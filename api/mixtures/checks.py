@@ -27,6 +27,8 @@ from mixlab.runs import Observations
 if TYPE_CHECKING:
     from mixlab.solvers import Constraints
 
+LEAST_REPLICATES = 2  # that a risk can be told from
+
 
 def checked_proportions(proportions: Mapping[str, float], corpus: Corpus) -> dict[str, float]:
     """Proportions over all domains of the corpus; a domain left out gets 0.
@@ -63,6 +65,7 @@ def checked_fit(body: FitBody, ledger: Ledger) -> dict[str, Any]:
         raise InvalidTable("Nothing to fit: give corpus_id, or observations, or both.")
     available = _tokens_available(body, corpus)
     check_objective(body.objective, targets, domains)
+    _check_risk(body)
     check_feasible(body.constraints, domains, budget, available)
     return {
         "corpus_id": body.corpus_id,
@@ -126,12 +129,38 @@ def _checked_table(
     from mixlab.tables import from_rows
 
     observations = from_rows([dict(row) for row in rows])
+    _check_fit(observations, law_name)
     mixtures = int(observations.mixture_index().max()) + 1
     _check_enough(mixtures, law_name, "the observations have")
     if corpus is not None:
         known = list(corpus.spec["domains"])
         _only_known(observations.domains, known, "table names")
     return observations
+
+
+def _check_fit(observations: Observations, law_name: str) -> None:
+    """Raise what a fit would raise of the table at once: losses, shares, steps and sizes."""
+    from mixlab.choosing.competing import in_one_unit, suited
+    from mixlab.fitting.evidence import checked
+
+    if not (observations.losses_nats > 0).any():
+        raise InvalidTable("No row has a loss above 0; a fit needs measured losses.")
+    if law_name != AUTO:
+        checked(law(law_name), observations)
+        return
+    seen = in_one_unit(observations, None)
+    for one in suited(seen, None)[0][:1]:
+        checked(one, seen)
+
+
+def _check_risk(body: FitBody) -> None:
+    """A risk is over refits, which a fit must be asked for."""
+    if body.objective.risk is not None and body.replicates < LEAST_REPLICATES:
+        raise InvalidMixture(
+            f"The objective's risk is taken over bootstrap refits, and replicates is "
+            f"{body.replicates}; give at least {LEAST_REPLICATES}, for example 200, or leave risk "
+            "out."
+        )
 
 
 def _check_design(body: FitBody, domains: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from mixlab.choosing.competing import alone, compete, in_one_unit, mixtures, suited, thinned
+from mixlab.choosing.competing import compete, in_one_unit, mixtures, suited, thinned
 from mixlab.diagnostics import seed_noise
 from mixlab.errors import InvalidTable, TooFewMixtures
 from mixlab.fitting import Fit, fit
@@ -117,7 +117,7 @@ def choose(
         if not _measured(seen, name):
             lost[name] = "no row has a loss of it"
             continue
-        errors, why = compete(contenders, alone(rows, [name]), share_floor)
+        errors, why = compete(contenders, rows.only([name]), share_floor)
         why = {**left_out, **why}
         if errors:
             contests[name] = Contest(errors, why, _percent(noise.get(name), seen, name))
@@ -161,7 +161,7 @@ def fit_auto(
     seen = in_one_unit(observations, [LAWS[name] for name in groups])
     fits = [
         fit(
-            _whole(LAWS[name]), alone(seen, targets),
+            _whole(LAWS[name]), seen.only(targets),
             share_floor=share_floor, profiles=profiles, replicates=replicates, robust=robust,
         )
         for name, targets in groups.items()

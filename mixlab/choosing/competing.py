@@ -113,13 +113,6 @@ def mixtures(observations: Observations) -> int:
     return len(np.unique(observations.mixture_index()))
 
 
-def alone(observations: Observations, targets: Sequence[str]) -> Observations:
-    """The same rows with these targets only."""
-    columns = [observations.targets.index(name) for name in targets]
-    losses = observations.losses_nats[:, columns]
-    return replace(observations, targets=tuple(targets), losses_nats=losses)
-
-
 def compete(
     laws: Sequence[Law], rows: Observations, share_floor: float | None
 ) -> tuple[dict[str, tuple[Array, int]], dict[str, str]]:

@@ -128,7 +128,6 @@ def _heldout(
     return {
         "heldout": known,
         "heldout_errors": missed.errors,
-        "heldout_formula_errors": missed.formula_errors,
         "heldout_mixtures": clusters,
     }
 

@@ -29,7 +29,6 @@ class LeftOut:
     """What the refits say of the rows that they had not seen."""
 
     errors: Array  # (row,), log predicted minus log observed; NaN where never predicted
-    formula_errors: Array  # (row,), the same without what is fitted to the residuals
     residual_variances: Array  # (row,), of what is fitted to the residuals
     folds: int
     per_size: float | None
@@ -51,19 +50,17 @@ def left_out(
     asked = [end for end in ends.values() if end is not None]
     weights = np.concatenate([folds, *(~beyond[None, :] for beyond, _ in asked)])
     refits = refitted(problem, found, weights.astype(float))
-    errors, bare, variances = np.full((3, len(part)), np.nan)
+    errors, variances = np.full((2, len(part)), np.nan)
     for values, fold in zip(refits, folds > 0, strict=False):
-        errors[~fold], bare[~fold], variances[~fold] = _missed(
-            problem, values, clusters, fold, like
-        )
+        errors[~fold], variances[~fold] = _missed(problem, values, clusters, fold, like)
     rates: dict[str, float | None] = dict.fromkeys(ends)
     spread = float(np.mean(errors[np.isfinite(errors)] ** 2))
     last = iter(refits[len(folds) :])
     for name, end in ends.items():
         if end is not None:
-            missed, _, _ = _missed(problem, next(last), clusters, ~end[0], like)
+            missed, _ = _missed(problem, next(last), clusters, ~end[0], like)
             rates[name] = _rate(missed, end[1], spread)
-    return LeftOut(errors, bare, variances, len(folds), rates["size"], rates["step"])
+    return LeftOut(errors, variances, len(folds), rates["size"], rates["step"])
 
 
 def refitted(problem: Problem, found: Estimate, weights: Array) -> Array:
@@ -84,15 +81,15 @@ def refitted(problem: Problem, found: Estimate, weights: Array) -> Array:
 
 def _missed(
     problem: Problem, values: Array, clusters: np.ndarray, rows: Mask, like: Residual | None
-) -> tuple[Array, Array, Array]:
-    """Log errors on the rows not kept, those of the formula, and the residual's variance there."""
+) -> tuple[Array, Array]:
+    """Log errors on the rows not kept, and the variance of what is fitted to the residuals."""
     with np.errstate(all="ignore"):
         errors = problem.residuals(values)[~rows]
     residual = fit_residual(problem, values, clusters, rows=rows, like=like)
     if residual is None:
-        return errors, errors, np.zeros(len(errors))
+        return errors, np.zeros(len(errors))
     mean, deviation = residual.predict(problem.inputs.take(~rows))
-    return errors + mean, errors, deviation**2
+    return errors + mean, deviation**2
 
 
 def _rate(errors: Array, reach: Array, spread: float) -> float | None:

@@ -52,10 +52,9 @@ class TargetFit:
     heldout: HeldOut | None = None  # errors on left-out mixtures; None where too few to leave out
     residual: Residual | None = field(default=None, compare=False)  # on the log residuals
     replicates: Array | None = field(default=None, compare=False)  # bootstrap, (B, parameter)
-    # Log errors on rows whose mixtures were left out, (row,), also of the formula without what is
-    # fitted to its residuals, and those mixtures' numbers; not saved.
+    # Log errors on rows whose mixtures were left out, (row,), and those mixtures'
+    # numbers; not saved.
     heldout_errors: Array | None = field(default=None, compare=False, repr=False)
-    heldout_formula_errors: Array | None = field(default=None, compare=False, repr=False)
     heldout_mixtures: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property

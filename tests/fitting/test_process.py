@@ -184,6 +184,6 @@ def test_what_is_foretold_of_mixtures_left_out_does_not_hang_on_their_losses() -
         truth = np.log(LAW.predict(VALUES, seen)) + bump(seen) + noisy(seen, 0.002)
         table = problem(LAW_ON_TOP, DOMAINS, 0, seen, np.exp(truth + lift * ~kept))
         whole = fit_residual(table, VALUES, clusters(seen), rows=kept)
-        errors, _, _ = _missed(table, VALUES, clusters(seen), kept, whole)
+        errors, _ = _missed(table, VALUES, clusters(seen), kept, whole)
         foretold.append(errors + table.log_losses[~kept])
     np.testing.assert_allclose(*foretold, rtol=1e-12)
