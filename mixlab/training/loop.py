@@ -157,7 +157,7 @@ class _Run:
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
+            group["lr"] = learning_rate(self.recipe, self.step) * group["scale"]
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.recent.append(total)

@@ -158,7 +158,7 @@ def test_a_corpus_with_more_tokens_than_the_recipe_is_refused(
     with pytest.raises(InvalidRecipe, match="vocabulary of 32, but the corpus uses 64"):
         train(narrow, corpus, mixture, seed=0, threads=1)
     train(
-        replace(narrow, steps=1, evaluation_steps=(1,)).for_vocabulary(64), corpus, mixture, seed=0
+        narrow.lasting(1).for_vocabulary(64), corpus, mixture, seed=0
     )
 
 
