@@ -1,11 +1,13 @@
 """The chunked loss against torch's own, values and gradients."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mixlab.training import head
-from mixlab.training.head import IGNORED, loss_sum, token_losses
+from mixlab.training.head import IGNORED, loss_sum, loss_sums, token_losses
 
 
 def inputs(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -54,3 +56,52 @@ def test_token_losses_skip_padding() -> None:
     targets[3] = targets[7] = IGNORED
     expected[3] = expected[7] = 0
     torch.testing.assert_close(token_losses(features, weight, targets), expected.detach())
+
+
+def stacked(runs: int, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    chance = torch.Generator().manual_seed(runs)
+    features = torch.randn(runs, rows, 7, generator=chance, requires_grad=True)
+    weight = torch.randn(runs, 11, 7, generator=chance, requires_grad=True)
+    return features, weight, torch.randint(11, (runs, rows), generator=chance)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 4, 5, 10, 12, 15, 100])
+def test_stacked_losses_and_gradients_are_each_runs_own(
+    chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of parts of a run, of a run, of several runs and of all."""
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 4 * 11 * chunk_rows)
+    features, weight, targets = stacked(runs=3, rows=5)
+    found = loss_sums(features, weight, targets)
+    alone = torch.stack([loss_sum(*one) for one in zip(features, weight, targets, strict=True)])
+    torch.testing.assert_close(found, alone)
+    scale = torch.tensor([0.3, 1.0, 2.0])  # a step's tokens may differ by run
+    torch.testing.assert_close(
+        torch.autograd.grad((found * scale).sum(), (features, weight)),
+        torch.autograd.grad((alone * scale).sum(), (features, weight)),
+    )
+
+
+def test_a_run_that_is_no_number_leaves_the_others_alone() -> None:
+    features, weight, targets = stacked(runs=3, rows=5)
+    good = torch.autograd.grad(loss_sums(features, weight, targets).sum(), (features, weight))
+    broken = features.detach().clone()
+    broken[1, 2, 3] = math.nan
+    broken.requires_grad_()
+    found = loss_sums(broken, weight, targets)
+    bad = torch.autograd.grad(found.sum(), (broken, weight))
+    assert found.isnan().tolist() == [False, True, False]
+    for one, other in zip(good, bad, strict=True):
+        assert torch.equal(one[[0, 2]], other[[0, 2]])
+
+
+def test_stacked_losses_under_bfloat16_autocast_are_near_float32() -> None:
+    features, weight, targets = stacked(runs=3, rows=40)
+    exact = loss_sums(features, weight, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss_sums(features, weight, targets)
+    torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
+    by_weight = torch.autograd.grad(exact.sum(), weight)[0]
+    torch.testing.assert_close(
+        torch.autograd.grad(rounded.sum(), weight)[0], by_weight, rtol=0.1, atol=0.3
+    )
