@@ -1,6 +1,6 @@
 """What is minimised: the cross entropy of the next token, as a module that can be wrapped.
 
-    forward(tokens)             sum over rows and places of -ln p(token[place + 1] | token[.. place])
+    forward(tokens)             sum over rows and places of -ln p(next token given those before)
     forward(tokens, each=True)  its terms, without gradients; 0 where the target is IGNORED
 
 Everything that has a gradient goes through `forward`, because DistributedDataParallel and FSDP
@@ -46,6 +46,6 @@ def recompute_blocks(decoder: Decoder) -> None:
     """
     for block in decoder.blocks:
         # Nothing in a block is drawn by chance, so no random state has to be put back.
-        block.forward = partial(  # type: ignore[method-assign]
+        block.forward = partial(
             checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
         )
