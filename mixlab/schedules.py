@@ -6,7 +6,11 @@
 
 A stage lasts `tokens` (the last one for ever); over its first `ramp_tokens` the shares are
 
-    shares = before + (own - before) * seen / ramp_tokens.
+    shares = before + (own - before) * seen / ramp_tokens,
+
+where `seen` counts from the stage's begin. So a schedule is a row of spans, in each of which
+shares are linear in tokens. The sequence that begins after `seen` tokens takes its domain by the
+shares at `seen`, wherever steps end (mixlab/corpora/turns.py).
 
 TinyLlama v1.1 was trained so: a basic stage, then new domains whose shares rise over 6B tokens
 (model card of TinyLlama_v1.1). Tokens, not steps, so that the schedule doesn't depend on the
@@ -17,8 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from mixlab.errors import InvalidMixture
-from mixlab.mixture import Mixture
+from mixlab.mixture import Array, Mixture
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,27 @@ class Stage:
     mixture: Mixture
     tokens: int | None = None  # how long it lasts; None for the last one
     ramp_tokens: int = 0  # of these, how many move the shares from the stage before
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens over which shares move linearly from `before` to `after`, or stay where both are one.
+
+    `end_tokens` is None for the last one, whose shares stay.
+    """
+
+    begin_tokens: int
+    end_tokens: int | None
+    before: Mixture
+    after: Mixture
+
+    def shares(self, seen_tokens: int, domains: Sequence[str]) -> Array:
+        """The share of each domain once so many tokens of the run were seen, shape (domain,)."""
+        old, new = self.before.shares(domains), self.after.shares(domains)
+        if self.end_tokens is None:
+            return new
+        done = (seen_tokens - self.begin_tokens) / (self.end_tokens - self.begin_tokens)
+        return (1 - done) * old + done * new
 
 
 @dataclass(frozen=True)
@@ -43,14 +70,21 @@ class MixtureSchedule:
             self._check(number, stage)
 
     def _check(self, number: int, stage: Stage) -> None:
-        last = number == len(self.stages)
-        if last != (stage.tokens is None):
+        for tokens in (stage.tokens or 0, stage.ramp_tokens):
+            if not isinstance(tokens, int):
+                raise InvalidMixture(
+                    f"Stage {number} counts {tokens!r} tokens; tokens are whole numbers."
+                )
+        if (number == len(self.stages)) != (stage.tokens is None):
             raise InvalidMixture(
                 f"Stage {number} of {len(self.stages)} lasts {stage.tokens} tokens; give every "
                 "stage but the last its tokens, and the last none."
             )
         if stage.tokens is not None and stage.tokens < 1:
             raise InvalidMixture(f"Stage {number} lasts {stage.tokens} tokens; give at least 1.")
+        self._check_ramp(number, stage)
+
+    def _check_ramp(self, number: int, stage: Stage) -> None:
         longest = stage.ramp_tokens if stage.tokens is None else stage.tokens
         if not 0 <= stage.ramp_tokens <= longest:
             raise InvalidMixture(
@@ -71,16 +105,39 @@ class MixtureSchedule:
         """Domains that any stage gives a share, by name."""
         return tuple(sorted({d for stage in self.stages for d, share in stage.mixture if share}))
 
+    def spans(self) -> tuple[Span, ...]:
+        """The pieces of the schedule in their order, none of them empty."""
+        found, begin, before = [], 0, self.stages[0].mixture
+        for stage in self.stages:
+            settled = begin + stage.ramp_tokens
+            end = None if stage.tokens is None else begin + stage.tokens
+            if settled > begin:
+                found.append(Span(begin, settled, before, stage.mixture))
+            if end is None or end > settled:
+                found.append(Span(settled, end, stage.mixture, stage.mixture))
+            begin, before = end or 0, stage.mixture
+        return tuple(found)
+
     def shares(self, seen_tokens: int) -> dict[str, float]:
         """The share of each domain once so many tokens were seen."""
-        before, begin = self.stages[0].mixture, 0
-        for stage in self.stages:
-            if stage.tokens is None or seen_tokens < begin + stage.tokens:
-                break
-            before, begin = stage.mixture, begin + stage.tokens
-        done = 1.0 if not stage.ramp_tokens else min(1.0, (seen_tokens - begin) / stage.ramp_tokens)
-        old, new = dict(before), dict(stage.mixture)
-        return {d: (1 - done) * old.get(d, 0.0) + done * new.get(d, 0.0) for d in self.domains}
+        spans = self.spans()
+        here = next(s for s in spans if s.end_tokens is None or seen_tokens < s.end_tokens)
+        return dict(zip(self.domains, here.shares(seen_tokens, self.domains).tolist(), strict=True))
+
+    def planned(self, tokens: int) -> dict[str, float]:
+        """Tokens of each domain among the first so many: the integral of the shares."""
+        total = np.zeros(len(self.domains))
+        for span in self.spans():
+            end = tokens if span.end_tokens is None else min(tokens, span.end_tokens)
+            if end > span.begin_tokens:
+                # Shares are linear, so that their mean is the one halfway.
+                first, last = (span.shares(at, self.domains) for at in (span.begin_tokens, end))
+                total += (first + last) / 2 * (end - span.begin_tokens)
+        return dict(zip(self.domains, total.tolist(), strict=True))
+
+    def mean(self, tokens: int) -> Mixture:
+        """The mixture that the first so many tokens have together; tokens at least 1."""
+        return Mixture.normalised(self.planned(tokens))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form that `from_dict` reads back."""
@@ -97,17 +154,30 @@ class MixtureSchedule:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` wrote. Raises InvalidMixture for anything else."""
+        """What `to_dict` wrote, or what people write: stages, or the shares of one mixture.
+
+        Raises InvalidMixture for anything else.
+        """
         try:
-            stages: Sequence[Mapping[str, Any]] = value["stages"]
-            return cls(
-                tuple(
-                    Stage(Mixture(one["proportions"]), one.get("tokens"), one.get("ramp_tokens", 0))
-                    for one in stages
-                )
-            )
+            stages = value.get("stages", [{"proportions": value}])
+            return cls(tuple(_stage(one) for one in stages))
         except (KeyError, TypeError, AttributeError) as problem:
             raise InvalidMixture(
-                f"A mixture schedule is {{'stages': [{{'proportions': ..., 'tokens': ..., "
-                f"'ramp_tokens': ...}}]}}, not {value!r:.200} ({problem!r})."
+                "A mixture schedule is the shares by domain, or {'stages': [{'proportions': ..., "
+                f"'tokens': ..., 'ramp_tokens': ...}}]}}, not {value!r:.200} ({problem!r})."
             ) from problem
+
+
+def _stage(value: Mapping[str, Any]) -> Stage:
+    strange = sorted(set(value) - {"proportions", "tokens", "ramp_tokens"})
+    if strange:
+        raise InvalidMixture(
+            f"A stage has no {', '.join(strange)}; it has proportions, tokens and ramp_tokens."
+        )
+    tokens, ramp_tokens = _whole(value.get("tokens")), _whole(value.get("ramp_tokens", 0))
+    return Stage(Mixture(value["proportions"]), tokens, ramp_tokens or 0)
+
+
+def _whole(tokens: Any) -> Any:
+    # JSON's 6e9 is a float.
+    return int(tokens) if isinstance(tokens, float) and tokens.is_integer() else tokens

@@ -1,43 +1,39 @@
-"""Batches as a pure function of (mixture, seed, step), and what they consume.
+"""Batches as a pure function of (mixture schedule, corpus, seed, step), and what they consume.
 
-Sequence number k = step * batch + b takes the domain whose share holds the point
+Step s holds the sequences after those of all earlier steps, however large each was. Which
+domain a sequence takes is told by its number (mixlab/corpora/turns.py); the j-th sequence of a
+domain is window perm[j mod n] of its n windows, with a new permutation for every epoch j div n.
 
-    u_k = frac(shift(seed) + k / golden ratio),
+All of it is integer arithmetic, and permutations are Feistel networks, which need no memory
+however large the domain is. So nothing is replayed to resume a run or to audit one, no result
+depends on a library's random stream, and readers that share a step's rows need no agreement
+but the seed.
 
-a Kronecker sequence: over any N consecutive sequences a domain's count differs from
-N * share by O(log N), measured at most 6 sequences up to N = 2e9, where independent draws
-differ by sqrt(N). The j-th sequence of a domain is window perm[j mod n] of its n windows,
-with a new permutation for every epoch j div n.
+A domain that is used up starts its next epoch. With `max_epochs` no step takes a domain beyond
+so many: a run ends before the first step that would (`last_step`), and that step is refused.
 
-All of it is integer arithmetic: points are multiples of 2^-64, counts of points below a
-boundary are exact floor sums, and permutations are Feistel networks, which need no memory
-however large the domain is. So nothing is replayed to resume a run or to audit one, and no
-result depends on a library's random stream.
-
-Sources: Kuipers & Niederreiter, Uniform Distribution of Sequences, ch. 2.3 (discrepancy of
-the golden ratio); the floor sum is the Euclid-like recursion of Knuth, Concrete Mathematics,
-ch. 3.5; Feistel with cycle walking is Black & Rogaway, CT-RSA 2002.
+Sources: Feistel with cycle walking is Black & Rogaway, CT-RSA 2002.
 Limits: windows are cut at multiples of the context and may cross documents; a tail shorter
 than one window is not trained on.
 """
 
-from collections.abc import Mapping
-from fractions import Fraction
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mixlab.errors import DomainTooSmall, InvalidMixture
+from mixlab.corpora.placements import DocumentStream, Placement
+from mixlab.corpora.turns import Integers, Turns
+from mixlab.errors import DomainTooSmall, InvalidMixture, InvalidRecipe
 from mixlab.mixture import Mixture
+from mixlab.schedules import MixtureSchedule
 
-Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Rows = slice | Sequence[int] | npt.NDArray[Any]
 
-UNIT = 1 << 64
-# 2^64 / golden ratio, the nearest odd number, so that the sequence has the full period.
-GOLDEN = 0x9E3779B97F4A7C15
 FEISTEL_ROUNDS = 6
 
 
@@ -56,9 +52,13 @@ class TokenWindows(Protocol):
 class Sampler:
     """Training batches of one run.
 
-    `batch(step)` and `consumed(from_step, to_step)` depend on the mixture, the seed and the
-    step alone, not on earlier calls. Two mixtures with one seed read each domain in the same
-    order, so that runs differ by their shares and not by their luck.
+    Everything depends on the schedule, the seed and the step alone, not on earlier calls. Two
+    schedules with one seed read each domain in the same order, so that runs differ by their
+    shares and not by their luck.
+
+    Steps are counted from 0: step s makes the weight update s + 1. A step has `batch_sequences`
+    sequences, or those of the last of `batch_stages` that has begun, each (update counted from
+    1, sequences) as in a recipe. A sequence counts as `context` tokens.
 
     Raises InvalidMixture for a domain that has no stream, and DomainTooSmall for a domain
     with a positive share and fewer than context + 1 tokens.
@@ -67,22 +67,27 @@ class Sampler:
     def __init__(
         self,
         streams: Mapping[str, TokenWindows],
-        mixture: Mixture,
+        mixture: Mixture | MixtureSchedule,
         *,
         context: int,
         batch_sequences: int,
         seed: int,
+        batch_stages: Sequence[tuple[int, int]] = (),
+        max_epochs: float | None = None,
     ) -> None:
+        self.schedule = MixtureSchedule.of(mixture)
         # By name, so that equal mixtures written in another order give equal batches.
-        self.domains = tuple(sorted(name for name, share in mixture if share > 0))
+        self.domains = self.schedule.domains
         self._check_names(streams)
         self.context = context
-        self.batch_sequences = batch_sequences
         self.seed = seed
+        self.max_epochs = _checked_epochs(max_epochs)
+        self._stages = [(0, batch_sequences), *((update - 1, n) for update, n in batch_stages)]
         self._streams = [streams[name] for name in self.domains]
         self._windows = [self._count_windows(name, streams[name]) for name in self.domains]
-        self._bounds = _boundaries([mixture.proportions[name] for name in self.domains])
-        self._shift = _hash64("shift", seed)
+        self._turns = Turns(
+            self.schedule, self.domains, context=context, shift=_hash64("shift", seed)
+        )
 
     def _check_names(self, streams: Mapping[str, TokenWindows]) -> None:
         missing = [name for name in self.domains if name not in streams]
@@ -101,49 +106,131 @@ class Sampler:
             )
         return windows
 
-    def batch(self, step: int) -> Integers:
-        """The tokens of one weight update, steps counted from 0.
+    def sequences(self, step: int) -> int:
+        """How many sequences the step has."""
+        return [n for first, n in self._stages if first <= step][-1]
 
-        Shape (batch_sequences, context + 1): inputs are [:, :-1] and targets [:, 1:].
+    def tokens_before(self, step: int) -> int:
+        """Tokens of all earlier steps."""
+        return self._first(step) * self.context
+
+    def batch(self, step: int, rows: Rows | None = None) -> Integers:
+        """The tokens of one weight update, or of some of its rows, reading only those.
+
+        Shape (row, context + 1): inputs are [:, :-1] and targets [:, 1:]. Rows are chosen as
+        an array's are; those of one reader and of another make up the whole batch.
+        Raises DomainTooSmall for a step that `max_epochs` forbids, IndexError for unknown rows.
         """
-        first = step * self.batch_sequences
-        order = self._domain_of(first)
-        used = self._counts_before(first)
-        tokens = np.empty((self.batch_sequences, self.context + 1), dtype=np.int64)
+        order, _, windows = self._slots(step, rows)
+        tokens = np.empty((len(order), self.context + 1), dtype=np.int64)
         for i in np.unique(order):
-            rows = np.flatnonzero(order == i)
-            index = self._window_index(int(i), used[i] + np.arange(len(rows)))
-            tokens[rows] = self._streams[i].windows(index * self.context, self.context + 1)
+            here = np.flatnonzero(order == i)
+            starts = windows[here] * self.context
+            tokens[here] = self._streams[i].windows(starts, self.context + 1)
         return tokens
+
+    def placements(self, step: int, rows: Rows | None = None) -> list[Placement]:
+        """What fills each row of `batch(step, rows)`: the tokens' place in domain and documents.
+
+        Documents are named where the streams know them (`TokenStream` does).
+        """
+        numbers = np.arange(self.sequences(step))[slice(None) if rows is None else rows]
+        order, epochs, windows = (found.tolist() for found in self._slots(step, rows))
+        return [
+            self._placement(*slot)
+            for slot in zip(numbers.tolist(), order, epochs, windows, strict=True)
+        ]
+
+    def _placement(self, row: int, domain: int, epoch: int, window: int) -> Placement:
+        stream, start = self._streams[domain], window * self.context
+        pieces = (
+            stream.pieces(start, self.context + 1) if isinstance(stream, DocumentStream) else ()
+        )
+        return Placement(
+            row, self.domains[domain], epoch, window, start, start + self.context, pieces
+        )
 
     def consumed(self, from_step: int, to_step: int) -> dict[str, int]:
         """Tokens of each domain in steps from_step to to_step - 1, without replaying them.
 
         Domains that the mixture leaves out are not named.
         """
-        before = self._counts_before(from_step * self.batch_sequences)
-        after = self._counts_before(to_step * self.batch_sequences)
-        counts = (after - before) * self.context
+        counts = (self._counts_before(to_step) - self._counts_before(from_step)) * self.context
         return dict(zip(self.domains, counts.tolist(), strict=True))
 
-    def _domain_of(self, first: int) -> Integers:
-        """The domain's number of each sequence of the batch that starts at `first`."""
-        start = np.uint64((self._shift + first * GOLDEN) % UNIT)
-        # uint64 wraps, which is the "frac" of the formula.
-        points = start + np.arange(self.batch_sequences, dtype=np.uint64) * np.uint64(GOLDEN)
-        inner = np.array(self._bounds[:-1], dtype=np.uint64)
-        return np.searchsorted(inner, points, side="right")
+    def epochs(self, from_step: int, to_step: int) -> dict[str, list[dict[str, int]]]:
+        """The same by epoch, counted from 0: `epoch` and its `tokens`, those with any.
 
-    def _counts_before(self, sequences: int) -> Integers:
-        """Sequences of each domain among the first `sequences`, shape (domain,)."""
-        wraps = floor_sum(sequences, UNIT, GOLDEN, self._shift)
-        # A point lies below c exactly where taking c away borrows one more unit.
-        below = [
-            wraps - floor_sum(sequences, UNIT, GOLDEN, self._shift - bound)
-            for bound in self._bounds[:-1]
-        ]
-        ends = np.array([0, *below, sequences], dtype=np.int64)
-        return ends[1:] - ends[:-1]
+        An epoch of a domain has (its tokens - 1) // context windows of `context` tokens each.
+        """
+        before, after = self._counts_before(from_step), self._counts_before(to_step)
+        bounds = zip(self.domains, self._windows, before.tolist(), after.tolist(), strict=True)
+        return {
+            name: [
+                {
+                    "epoch": epoch,
+                    "tokens": (min(end, (epoch + 1) * size) - max(begin, epoch * size))
+                    * self.context,
+                }
+                for epoch in range(begin // size, -(-end // size) if end > begin else 0)
+            ]
+            for name, size, begin, end in bounds
+        }
+
+    def last_step(self, steps: int) -> int | None:
+        """Of so many steps the first that would take a domain beyond `max_epochs`; else None.
+
+        So a run of `steps` updates makes this many of them, and none for 0.
+        """
+        found = bisect_left(range(steps), True, key=lambda step: bool(self.beyond(step)))
+        return found if found < steps else None
+
+    def beyond(self, step: int) -> tuple[str, ...]:
+        """Domains that are taken beyond `max_epochs` once this step is done."""
+        if self.max_epochs is None:
+            return ()
+        counts = self._counts_before(step + 1).tolist()
+        return tuple(
+            name
+            for name, count, windows in zip(self.domains, counts, self._windows, strict=True)
+            if count > self.max_epochs * windows
+        )
+
+    def _first(self, step: int) -> int:
+        """The number of the step's first sequence."""
+        ends = [min(first, step) for first, _ in self._stages[1:]] + [step]
+        return sum(
+            (end - min(first, step)) * sequences
+            for (first, sequences), end in zip(self._stages, ends, strict=True)
+        )
+
+    def _counts_before(self, step: int) -> Integers:
+        """Sequences of each domain in all earlier steps, shape (domain,)."""
+        return self._turns.counts_before(self._first(step))
+
+    def _slots(self, step: int, rows: Rows | None) -> tuple[Integers, Integers, Integers]:
+        """Domain, epoch and window of each row, shape (row,)."""
+        self._check_epochs(step)
+        order = self._turns.domains_of(self._first(step), self.sequences(step))
+        ordinals = np.empty_like(order)
+        for i, used in enumerate(self._counts_before(step).tolist()):
+            here = np.flatnonzero(order == i)
+            ordinals[here] = used + np.arange(len(here))
+        if rows is not None:
+            order, ordinals = order[rows], ordinals[rows]
+        epochs = ordinals // np.array(self._windows)[order]
+        windows = np.empty_like(order)
+        for i in np.unique(order):
+            here = order == i
+            windows[here] = self._window_index(int(i), ordinals[here])
+        return order, epochs, windows
+
+    def _check_epochs(self, step: int) -> None:
+        if domains := self.beyond(step):
+            raise DomainTooSmall(
+                f"Step {step} would read {', '.join(domains)} for more than {self.max_epochs:g} "
+                "epochs; stop before it, or allow more epochs, or give a smaller share."
+            )
 
     def _window_index(self, domain: int, ordinals: Integers) -> Integers:
         """Which window the j-th sequences of a domain read, shape (sequence,)."""
@@ -186,38 +273,10 @@ def _mix(words: Words) -> Words:
     return words ^ (words >> np.uint64(31))
 
 
-def floor_sum(terms: int, modulus: int, slope: int, offset: int) -> int:
-    """Sum of floor((slope * i + offset) / modulus) for i in range(terms), exact, in O(log modulus).
-
-    `offset` may be negative.
-    """
-    total, sign = 0, 1
-    while terms > 0:
-        total += sign * (
-            terms * (terms - 1) // 2 * (slope // modulus) + terms * (offset // modulus)
-        )
-        slope, offset = slope % modulus, offset % modulus
-        highest = slope * (terms - 1) + offset
-        # Lattice points under the line are those of its rectangle without those under its
-        # inverse: sum_i floor((s i + o)/m) = (n-1) * rows - sum_y ..., with the axes swapped.
-        rows = highest // modulus
-        if rows == 0:
-            break
-        total += sign * terms * rows
-        sign = -sign
-        terms, modulus, slope, offset = rows, slope, modulus, modulus - offset + slope - 1
-    return total
-
-
-def _boundaries(shares: list[float]) -> list[int]:
-    """Upper ends of the domains' intervals in units of 2^-64; the last is exactly 2^64."""
-    exact = [Fraction(share) for share in shares]
-    total = sum(exact)
-    running, bounds = Fraction(0), []
-    for share in exact:
-        running += share
-        bounds.append(int(running / total * UNIT))
-    return [min(bound, UNIT - 1) for bound in bounds[:-1]] + [UNIT]
+def _checked_epochs(max_epochs: float | None) -> float | None:
+    if max_epochs is not None and not max_epochs > 0:
+        raise InvalidRecipe(f"max_epochs must be above 0, not {max_epochs}.")
+    return max_epochs
 
 
 def _hash64(*parts: str | int) -> int:

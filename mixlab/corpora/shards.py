@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mixlab.corpora.placements import Piece
 from mixlab.errors import InvalidCorpus, MissingFile, TruncatedFile
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
@@ -175,6 +176,7 @@ class TokenStream:
     """The tokens of one domain and split, end to end over its shards."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
+        self._entries = list(shards)
         self._shards = [shard.tokens() for shard in shards]
         self._ends = np.cumsum([len(tokens) for tokens in self._shards], dtype=np.int64)
 
@@ -186,8 +188,7 @@ class TokenStream:
 
         Raises IndexError where the window leaves the stream.
         """
-        if start < 0 or length < 0 or start + length > len(self):
-            raise IndexError(f"Tokens {start} to {start + length} of a stream of {len(self)}.")
+        self._check_window(start, length)
         index = int(np.searchsorted(self._ends, start, side="right"))
         parts: list[Tokens] = []
         while length > 0:
@@ -206,6 +207,38 @@ class TokenStream:
         for row, start in zip(rows, offsets.tolist(), strict=True):
             row[:] = self.window(start, length)
         return rows
+
+    def pieces(self, start: int, length: int) -> tuple[Piece, ...]:
+        """The documents that tokens start to start + length belong to, in order.
+
+        Raises IndexError where the window leaves the stream.
+        """
+        self._check_window(start, length)
+        found = []
+        for shard, end, tokens in zip(
+            self._entries, self._ends.tolist(), self._shards, strict=True
+        ):
+            first = max(start - (end - len(tokens)), 0)
+            last = min(start + length - (end - len(tokens)), len(tokens))
+            if first < last:
+                found += _pieces(shard, first, last)
+        return tuple(found)
+
+    def _check_window(self, start: int, length: int) -> None:
+        if start < 0 or length < 0 or start + length > len(self):
+            raise IndexError(f"Tokens {start} to {start + length} of a stream of {len(self)}.")
+
+
+def _pieces(shard: Shard, first: int, end: int) -> list[Piece]:
+    """The documents of tokens first to end - 1 of a shard."""
+    starts = shard.starts()
+    begin, stop = np.searchsorted(starts, [first, end - 1], side="right").tolist()
+    own = starts[begin - 1 : stop].tolist()
+    ends = [*own[1:], end]
+    return [
+        Piece(shard.entry.file, number, max(first, at) - at, until - 1 - at)
+        for number, (at, until) in enumerate(zip(own, ends, strict=True), start=begin - 1)
+    ]
 
 
 @dataclass(frozen=True)

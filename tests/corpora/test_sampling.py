@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlab.corpora.sampling import Sampler, floor_sum, permuted
+from mixlab.corpora.sampling import Sampler, permuted
+from mixlab.corpora.turns import floor_sum
 from mixlab.errors import DomainTooSmall, InvalidMixture
 from mixlab.mixture import Mixture
 
