@@ -24,7 +24,7 @@ from mixlab.errors import InvalidTable, MissingFile
 from mixlab.fitting import Fit
 from mixlab.laws import AUTO
 from mixlab.mixture import Mixture
-from mixlab.predictions import predictions
+from mixlab.predictions import notes_on, predictions
 from mixlab.shortcuts import fit as fit_table
 from mixlab.shortcuts import observations_of, step_of
 from mixlab.tables import TableReport
@@ -119,12 +119,15 @@ def predict(
         found, budget_tokens=budget_tokens, step=at_step, tokens_per_step=tokens_per_step
     )
     predicted = predictions(found, given, step, params=params)
+    notes = notes_on(found, given, step, predicted, params=params)
     if as_json:
         losses = {name: one.to_dict() for name, one in predicted.items()}
         shown = {"mixture": dict(given.proportions), "step": step, "predictions": losses}
-        typer.echo(json.dumps(shown, indent=2))
+        typer.echo(json.dumps({**shown, "notes": notes}, indent=2))
         return
-    print_predictions(Console(), predicted)
+    console = Console()
+    print_predictions(console, predicted)
+    print_lines(console, notes)
 
 
 def save(found: Fit, path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a fit says of one mixture: each target's loss with its 95% prediction interval."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from mixlab.errors import InvalidMixture
 from mixlab.fitting import Fit
+from mixlab.fitting.seen import outside_seen
 from mixlab.mixture import Mixture
 
 
@@ -21,6 +23,20 @@ class Prediction:
     def to_dict(self) -> dict[str, float]:
         """A JSON-ready form."""
         return asdict(self)
+
+
+def notes_on(
+    fit: Fit,
+    mixture: Mixture,
+    step: float,
+    predicted: Mapping[str, Prediction],
+    *,
+    params: float | None = None,
+) -> list[str]:
+    """What a reader of these predictions should know: what is missing, and what is far."""
+    silent = [name for name in fit.targets if name not in predicted]
+    notes = [f"{name} can't be predicted at these shares" for name in silent]
+    return notes + outside_seen(fit, mixture.proportions, step=step, params=params)
 
 
 def predictions(

@@ -16,7 +16,7 @@ from mixlab.errors import InvalidMixture, NotReady
 from mixlab.fitting import Fit
 from mixlab.ledger.records import MixtureRecord
 from mixlab.mixture import Mixture, checked_budget
-from mixlab.predictions import predictions
+from mixlab.predictions import notes_on, predictions
 from mixlab.questions import Question
 from mixlab.tables import read_table
 
@@ -56,11 +56,6 @@ def predict(body: PredictBody, record: MixtureRecord) -> PredictedView:
         step = fit.step_at(checked_budget(budget), report.get("tokens_per_step"))
     params = report.get("params") if body.params is None else body.params
     found = predictions(fit, mixture, step, params=params)
-    silent = [name for name in fit.targets if name not in found]
-    first, last = fit.steps_seen
-    notes = [f"{name} can't be predicted at these shares" for name in silent]
-    if not first <= step <= last:
-        notes.append(f"{step:g} {fit.step_unit} is outside those observed, {first:g} to {last:g}")
     return PredictedView(
         mixture_id=record.id,
         proportions=dict(mixture.proportions),
@@ -68,7 +63,7 @@ def predict(body: PredictBody, record: MixtureRecord) -> PredictedView:
         step_unit=fit.step_unit,
         params=params,
         predictions={name: one.to_dict() for name, one in found.items()},
-        notes=notes,
+        notes=notes_on(fit, mixture, step, found, params=params),
     )  # fmt: skip
 
 

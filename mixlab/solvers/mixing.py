@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from mixlab.fitting import Fit, FitStatus
+from mixlab.fitting.seen import outside_seen
 from mixlab.laws import Mask
 from mixlab.mixture import Array, Mixture
 from mixlab.solvers import prices as pricing
@@ -221,29 +222,10 @@ def _epochs(constraints: Constraints, mixture: Mixture) -> dict[str, float] | No
 
 
 def _notes(fit: Fit, objective: Objective, surface: View, shares: Array) -> tuple[str, ...]:
-    notes = []
-    first, last = fit.steps_seen
-    if not first <= objective.step <= last:
-        notes.append(
-            f"the objective looks at {objective.step:g} {fit.step_unit}; observed were {first:g} "
-            f"to {last:g}"
-        )
-    sizes = fit.sizes_seen
-    if objective.params and sizes and not sizes[0] <= objective.params <= sizes[1]:
-        notes.append(
-            f"the objective looks at {objective.params:g} parameters; observed were "
-            f"{sizes[0]:g} to {sizes[1]:g}"
-        )
-    blind = _blind(surface)
-    for index, name in enumerate(fit.domains):
-        seen = fit.shares_seen.get(name)
-        if blind[index]:
-            notes.append(f"{name} has no target, so nothing is known of what its share does")
-        elif seen and not seen[0] * (1 - 1e-9) <= shares[index] <= seen[1] * (1 + 1e-9):
-            notes.append(
-                f"{name} gets {shares[index]:.4g}, outside the shares observed, {seen[0]:.4g} to "
-                f"{seen[1]:.4g}"
-            )
+    blind = [name for name, one in zip(fit.domains, _blind(surface), strict=True) if one]
+    notes = [f"{name} has no target, so nothing is known of what its share does" for name in blind]
+    told = {name: share for name, share in zip(fit.domains, shares.tolist(), strict=True)}
+    notes += outside_seen(fit, told, step=objective.step, params=objective.params, without=blind)
     notes += [
         f"{name}'s fit is {found.status}: {found.reason}"
         for name, found in fit.targets.items()

@@ -46,7 +46,7 @@ def test_fit_prints_parameters_errors_and_the_mixture(table: Path) -> None:
                   "can't be told from it", "corrected", "next-01",
                   "Mixture for 2,000 steps"):  # fmt: skip
         assert words in result.output
-    assert "observed were 30 to 1000" in result.output
+    assert "outside those observed, 30 to 1000" in result.output
 
 
 def test_fit_as_json_holds_everything(table: Path) -> None:
@@ -126,6 +126,21 @@ def test_predictions_have_intervals_that_grow_with_distance(saved: Path) -> None
     assert all(far[name] > near[name] > 0 for name in ("d0", "d1", "d2"))
     shown = RUN.invoke(app, ["predict", str(saved), *mixture])
     assert "95% interval" in shown.output
+    far = RUN.invoke(
+        app,
+        [
+            "predict",
+            str(saved),
+            "--mixture",
+            "d0=0.98,d1=0.01,d2=0.01",
+            "--at-step",
+            "1e9",
+            "--json",
+        ],
+    )
+    notes = " ".join(json.loads(far.stdout)["notes"])
+    assert "1e+09 steps is outside those observed" in notes
+    assert "d0 gets 0.98, outside the shares observed" in notes
     unknown = RUN.invoke(app, ["predict", str(saved), "--mixture", "d0=0.5,poems=0.5"])
     assert isinstance(unknown.exception, InvalidMixture)
     assert "poems" in str(unknown.exception)

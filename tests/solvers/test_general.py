@@ -262,4 +262,6 @@ def test_objectives_and_fits_that_can_not_be_solved_are_refused() -> None:
 def test_notes_say_where_size_leaves_the_evidence() -> None:
     fit = replace(transfer_fit(3), sizes_seen=(1e6, 1e8))
     notes = solve(fit, Objective(500, params=1e9)).notes
-    assert any("1e+09 parameters; observed were 1e+06 to 1e+08" in note for note in notes)
+    assert any(
+        "1e+09 parameters are outside those observed, 1e+06 to 1e+08" in note for note in notes
+    )

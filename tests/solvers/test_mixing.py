@@ -115,7 +115,7 @@ def test_lower_bounds_that_take_everything_are_feasible_or_name_who_starves(fitt
 
 def test_notes_say_where_the_answer_leaves_the_evidence(fitted: Fit) -> None:
     far = solve(fitted, Objective(step=50_000), Constraints(lower={"d0": 0.95}))
-    assert any("50000 steps; observed were 30 to 1000" in note for note in far.notes)
+    assert any("50000 steps is outside those observed, 30 to 1000" in note for note in far.notes)
     assert any(note.startswith("d0 gets 0.95, outside") for note in far.notes)
     seen = fitted.shares_seen
     within = Constraints(
