@@ -1,5 +1,6 @@
 """Routes of training runs."""
 
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -20,9 +21,11 @@ from mixlab.errors import (
     UnknownMixture,
     UnknownRecipe,
 )
-from mixlab.ledger.records import JobKind, Queue, RunRole
+from mixlab.ledger.records import Corpus, JobKind, Queue, RunRole
 from mixlab.ledger.sql import Ledger
+from mixlab.mixture import Mixture
 from mixlab.recipes import recipe
+from mixlab.schedules import MixtureSchedule
 
 router = APIRouter(prefix="/trainings", tags=["trainings"], route_class=StrictRoute)
 
@@ -38,7 +41,10 @@ REFUSALS = (InvalidMixture, InvalidRecipe, UnknownCorpus, UnknownMixture, Unknow
 def train_mixture(
     body: TrainingBody, ledger: LedgerDep, dispatcher: DispatcherDep, response: Response
 ) -> JobView:
-    """Train with exactly these proportions. The corpus is measured first if it wasn't yet."""
+    """Train with exactly these proportions, or stage by stage with those of a schedule.
+
+    The corpus is measured first if it wasn't yet.
+    """
     payload = checked_payload(body, ledger)
     job = ledger.submit(JobKind.TRAIN, payload, queue=Queue.GPU)
     return accept(response, ledger, dispatcher, job)
@@ -49,13 +55,14 @@ def train_mixture(
 )
 def get_training(training_id: Id, ledger: LedgerDep) -> TrainingView:
     """A training run by its own id, or by the id of the job that makes it."""
-    if not training_id.startswith("job_"):
-        return TrainingView.of(ledger.run(training_id))
-    run = ledger.run_of_job(training_id)
+    if training_id.startswith("job_"):
+        run = ledger.run_of_job(training_id)
+    else:
+        run = ledger.run(training_id)
+    job = ledger.job(training_id if run is None else run.job_id)
     if run is None:
-        job = ledger.job(training_id)
         raise NotReady(f"Job {job.id} ({job.kind}, {job.state}) has no training run to show.")
-    return TrainingView.of(run)
+    return TrainingView.of(run, job.payload.get("schedule"))
 
 
 def checked_payload(body: TrainingBody, ledger: Ledger) -> dict[str, Any]:
@@ -63,10 +70,17 @@ def checked_payload(body: TrainingBody, ledger: Ledger) -> dict[str, Any]:
     chosen = recipe(body.recipe)
     if body.steps is not None:
         chosen = chosen.lasting(body.steps)
-    corpus_id, proportions = _mixture(body, ledger)
+    corpus_id, schedule = _mixture(body, ledger)
+    corpus = ledger.corpus(corpus_id)
+    stages = [
+        replace(stage, mixture=Mixture(checked_proportions(stage.mixture.proportions, corpus)))
+        for stage in schedule.stages
+    ]
+    schedule = MixtureSchedule(tuple(stages))
     return {
         "corpus_id": corpus_id,
-        "mixture": checked_proportions(proportions, ledger.corpus(corpus_id)),
+        "mixture": _as_one(schedule, chosen.tokens, corpus),
+        "schedule": None if body.schedule is None else schedule.to_dict(),
         "mixture_id": body.mixture_id,
         "recipe": chosen.to_dict(),
         "seed": body.seed,
@@ -75,14 +89,29 @@ def checked_payload(body: TrainingBody, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _mixture(body: TrainingBody, ledger: Ledger) -> tuple[str, dict[str, float]]:
-    """The corpus and proportions that a body means."""
-    if (body.mixture_id is None) == (body.proportions is None):
-        raise InvalidMixture("Give either mixture_id, or proportions with corpus_id; not both.")
-    corpus_id, proportions = body.corpus_id, body.proportions or {}
-    if body.mixture_id is not None:
+def _as_one(schedule: MixtureSchedule, tokens: int, corpus: Corpus) -> dict[str, float]:
+    """The mixture that a run of so many tokens trains on, over all domains of the corpus."""
+    only = schedule.stages[0].mixture if len(schedule.stages) == 1 else schedule.mean(tokens)
+    return checked_proportions(only.proportions, corpus)
+
+
+def _mixture(body: TrainingBody, ledger: Ledger) -> tuple[str, MixtureSchedule]:
+    """The corpus and schedule that a body means."""
+    given = [one for one in (body.mixture_id, body.proportions, body.schedule) if one is not None]
+    if len(given) != 1:
+        raise InvalidMixture(
+            "Give one of mixture_id, or proportions or schedule with corpus_id; "
+            f"{len(given)} of them were given."
+        )
+    corpus_id = body.corpus_id
+    if body.schedule is not None:
+        schedule = MixtureSchedule.from_dict(body.schedule.model_dump())
+    elif body.mixture_id is not None:
         record = ledger.mixture(body.mixture_id)
-        corpus_id, proportions = corpus_id or record.corpus_id, dict(record.proportions)
+        corpus_id = corpus_id or record.corpus_id
+        schedule = MixtureSchedule.of(Mixture(record.proportions))
+    else:
+        schedule = MixtureSchedule.of(Mixture(body.proportions or {}))
     if corpus_id is None:
         raise InvalidMixture("A training needs text: give corpus_id beside the mixture.")
-    return corpus_id, proportions
+    return corpus_id, schedule

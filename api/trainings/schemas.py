@@ -4,14 +4,31 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field
 
-from api.values import MAX_DOMAINS, Body, Identifier, Name, Seed, View
+from api.values import MAX_DOMAINS, MAX_TOKENS, Body, Identifier, Name, Seed, Tokens, View
 from mixlab.ledger.records import Run, RunRole
 
 MAX_STEPS = 100_000_000
+MAX_STAGES = 200
+
+
+class StageBody(Body):
+    """One mixture of a schedule and how long it lasts."""
+
+    proportions: dict[Name, float] = Field(max_length=MAX_DOMAINS, description="Sum to 1.")
+    tokens: Tokens | None = Field(None, description="How long it lasts; none for the last stage.")
+    ramp_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = Field(
+        0, description="Of these, how many move the shares linearly from the stage before."
+    )
+
+
+class ScheduleBody(Body):
+    """Mixtures one after another."""
+
+    stages: list[StageBody] = Field(min_length=1, max_length=MAX_STAGES)
 
 
 class TrainingBody(Body):
-    """A mixture, by id or as proportions, and the recipe to train it with."""
+    """A mixture, by id, as proportions or as a schedule, and the recipe to train it with."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -23,6 +40,19 @@ class TrainingBody(Body):
                     "recipe": "target_small",
                     "steps": 300,
                 },
+                {
+                    "corpus_id": "corpus_0199f2c4",
+                    "schedule": {
+                        "stages": [
+                            {"proportions": {"legal": 1.0}, "tokens": 1_000_000},
+                            {
+                                "proportions": {"code": 0.4, "legal": 0.6},
+                                "ramp_tokens": 200_000,
+                            },
+                        ]
+                    },
+                    "recipe": "target_small",
+                },
             ]
         }
     )
@@ -31,8 +61,12 @@ class TrainingBody(Body):
     proportions: dict[Name, float] | None = Field(
         None, max_length=MAX_DOMAINS, description="Instead of a mixture's id; sum to 1."
     )
+    schedule: ScheduleBody | None = Field(
+        None, description="Instead of one mixture: stages in their order, with linear ramps."
+    )
     corpus_id: Identifier | None = Field(
-        None, description="Needed with proportions, and for a mixture without a corpus."
+        None,
+        description="Needed with proportions or a schedule, and for a mixture without a corpus.",
     )
     recipe: Name = "target_small"
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = Field(
@@ -50,7 +84,8 @@ class TrainingView(View):
     corpus_id: str
     role: RunRole
     label: str
-    mixture: dict[str, float]
+    mixture: dict[str, float] = Field(description="Of a schedule: what all its tokens make up.")
+    schedule: dict[str, Any] | None = Field(description="Its stages; null for one mixture.")
     recipe: dict[str, Any]
     seed: int
     observations: list[dict[str, Any]] = Field(
@@ -64,8 +99,8 @@ class TrainingView(View):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, run: Run) -> Self:
-        """The view of a ledger's run."""
+    def of(cls, run: Run, schedule: dict[str, Any] | None) -> Self:
+        """The view of a ledger's run, and of the schedule that its job was given."""
         return cls(
             id=run.id,
             job_id=run.job_id,
@@ -73,6 +108,7 @@ class TrainingView(View):
             role=run.role,
             label=run.label,
             mixture=dict(run.mixture),
+            schedule=schedule,
             recipe=dict(run.recipe),
             seed=run.seed,
             observations=[dict(observation) for observation in run.observations],

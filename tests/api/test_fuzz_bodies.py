@@ -54,6 +54,8 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("/mixtures/design", {"mixture_id": "FITTED", "count": 2}),
     ("/trainings", {"mixture_id": "MIXTURE", "recipe": "target_small", "seed": 1, "label": "x"}),
     ("/trainings", {"corpus_id": "CORPUS", "proportions": SHARES, "steps": 5}),
+    ("/trainings", {"corpus_id": "CORPUS", "schedule": {"stages": [
+        {"proportions": SHARES, "tokens": 10**6}, {"proportions": SHARES, "ramp_tokens": 5}]}}),
 ]  # fmt: skip
 NAMES = ["a", "b", "A", "", " ", "\x00", "\ud800", "../x", "mixture.a", "loss.c", "step", "lower"]
 

@@ -5,7 +5,9 @@ from fastapi.testclient import TestClient
 
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, Queue, RunRole
+from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe, target_small
+from mixlab.schedules import MixtureSchedule, Stage
 
 SHARES = {"code": 0.2, "legal": 0.3, "talk": 0.5}
 
@@ -24,6 +26,7 @@ def test_a_training_with_proportions_is_a_job_on_the_gpu_queue(
     assert {k: v for k, v in job.payload.items() if k != "recipe"} == {
         "corpus_id": corpus_id,
         "mixture": SHARES,
+        "schedule": None,
         "mixture_id": None,
         "seed": 3,
         "role": "full",
@@ -42,12 +45,73 @@ def test_a_training_of_a_mixture_takes_its_corpus_and_proportions(
     assert payload["mixture"] == SHARES
 
 
+STAGES = [
+    {"proportions": {"legal": 1.0}, "tokens": 40_960},
+    {"proportions": {"code": 0.5, "talk": 0.5}, "ramp_tokens": 20_480},
+]
+
+
+def test_a_training_may_follow_a_schedule(
+    client: TestClient, ledger: Ledger, corpus_id: str
+) -> None:
+    body = {"corpus_id": corpus_id, "schedule": {"stages": STAGES}, "steps": 40}
+    answer = client.post("/trainings", json=body)
+    assert answer.status_code == 202, answer.text
+    job = ledger.job(answer.json()["id"])
+    assert MixtureSchedule.from_dict(job.payload["schedule"]) == MixtureSchedule(
+        (
+            Stage(Mixture({"code": 0.0, "legal": 1.0, "talk": 0.0}), 40_960),
+            Stage(Mixture({"code": 0.5, "legal": 0.0, "talk": 0.5}), None, 20_480),
+        )
+    )
+    # 81,920 tokens: the first half is legal, and so is half of the ramp.
+    assert job.payload["mixture"] == pytest.approx({"code": 0.1875, "legal": 0.625, "talk": 0.1875})
+    run = ledger.add_run(
+        job_id=job.id,
+        corpus_id=corpus_id,
+        role=RunRole.FULL,
+        mixture=job.payload["mixture"],
+        recipe=job.payload["recipe"],
+        seed=0,
+        label="full",
+    )
+    assert client.get(f"/trainings/{run.id}").json()["schedule"] == job.payload["schedule"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "reason"),
+    [
+        ([], "at least 1 item"),
+        ([{"proportions": {"poems": 1.0}}], "'poems' is no domain"),
+        ([{"proportions": {"legal": 0.4}}], "sum to 1"),
+        ([{"proportions": {"legal": 1.0}, "tokens": 9}], "the last none"),
+        ([*STAGES, STAGES[1]], "every stage but the last its tokens"),
+        ([{"proportions": {"legal": 1.0}, "ramp_tokens": 9}], "no stage before it"),
+        ([STAGES[0], {"proportions": {"legal": 1.0}, "ramp_tokens": -1}], "ramp_tokens"),
+        ([STAGES[0], {"proportions": {"legal": 1.0}, "ramp": 1}], "ramp"),
+    ],
+)
+def test_a_schedule_that_cannot_be_followed_is_refused(
+    client: TestClient, corpus_id: str, stages: list[Any], reason: str
+) -> None:
+    body = {"corpus_id": corpus_id, "schedule": {"stages": stages}}
+    answer = client.post("/trainings", json=body)
+    assert answer.status_code == 422
+    assert reason in answer.text
+
+
 @pytest.mark.parametrize(
     ("body", "status", "slug"),
     [
         ({}, 422, "invalid-mixture"),
         ({"proportions": SHARES}, 422, "invalid-mixture"),
         ({"proportions": SHARES, "mixture_id": "mix_1"}, 422, "invalid-mixture"),
+        ({"schedule": {"stages": STAGES}}, 422, "invalid-mixture"),
+        (
+            {"proportions": SHARES, "schedule": {"stages": STAGES}, "corpus_id": "?"},
+            422,
+            "invalid-mixture",
+        ),
         ({"proportions": {"code": 0.2}, "corpus_id": "?"}, 422, "invalid-mixture"),
         ({"proportions": {"poems": 1.0}, "corpus_id": "?"}, 422, "invalid-mixture"),
         ({"proportions": SHARES, "corpus_id": "corpus_none"}, 404, "unknown-corpus"),
@@ -91,7 +155,7 @@ def test_a_run_shows_what_it_measured_and_consumed(
     assert found == client.get(f"/trainings/{job_id}").json()
     assert found["observations"] == [{"step": 10, "tokens": 40_960, "losses_nats": losses}]
     assert found["consumed"] == consumed
-    assert found["seconds"] == 1.5
+    assert (found["seconds"], found["schedule"]) == (1.5, None)
     assert found["links"]["job"] == f"/jobs/{job_id}"
 
 
