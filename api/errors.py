@@ -53,8 +53,10 @@ STATUS: dict[type[MixlabError], int] = {
     errors.MissingClient: 501,
     errors.Diverged: 422,
     errors.NotEnoughMemory: 507,
+    errors.NotWritten: 507,
     errors.MissingExtra: 501,
     errors.NotReady: 409,
+    errors.AlreadyExists: 409,
     errors.LeaseLost: 409,
     # Bases, which some code raises as they are.
     errors.Unknown: 404,

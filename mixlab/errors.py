@@ -21,9 +21,11 @@
     │   └── ChecksumMismatch, UnsafeArchive, MissingClient
     ├── Diverged                a training run whose loss is no longer a number
     ├── NotEnoughMemory         a recipe that this machine's memory can't hold
+    ├── NotWritten              a checkpoint that a disk didn't take
     ├── MissingExtra            an optional package that is not installed here
     └── Conflict                the state of the thing forbids it
         ├── NotReady                asked before the job behind it is done
+        ├── AlreadyExists           a folder to write that holds something
         └── LeaseLost               another worker holds the job now
 
 Messages say what is wrong, the value, and the way out. HTTP statuses live in
@@ -166,6 +168,10 @@ class NotEnoughMemory(MixlabError):
     """A recipe that needs more memory than this machine has free."""
 
 
+class NotWritten(MixlabError):
+    """A checkpoint that couldn't be written: a full disk, a folder that is read-only, ..."""
+
+
 class MissingExtra(MixlabError):
     """An optional package that is not installed here."""
 
@@ -176,6 +182,10 @@ class Conflict(MixlabError):
 
 class NotReady(Conflict):
     """Asked for before the job behind it is done."""
+
+
+class AlreadyExists(Conflict):
+    """A new folder was to be written where there is something already."""
 
 
 class LeaseLost(Conflict):

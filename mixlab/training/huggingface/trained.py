@@ -1,0 +1,78 @@
+"""A run's folder as a model: what export reads, and what import writes.
+
+weights.safetensors   tensors by the decoder's names; metadata "run" is JSON, with the run's
+                      identity (recipe and corpus), or the "architecture" of an import
+tokenizer.json        of an import, or of a run that was given one
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mixlab.errors import MissingFile, TruncatedFile
+from mixlab.recipes import Architecture
+from mixlab.training.huggingface.exporting import TOKENIZER
+from mixlab.training.huggingface.folders import write_folder
+from mixlab.training.huggingface.importing import HuggingFaceModel
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The final weights of a run."""
+
+    architecture: Architecture
+    weights: Mapping[str, Tensor]  # by the decoder's names
+    corpus: str | None  # fingerprint of the corpus that it was trained on; None where not told
+    tokenizer: Path | None  # the folder's own, where it has one
+
+
+def read_trained(folder: Path) -> TrainedModel:
+    """The model in a run's folder, or in one that `save_imported` wrote.
+
+    Raises MissingFile before the run is done, and TruncatedFile for weights that can't be read.
+    """
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise MissingFile(
+            f"There is no {WEIGHTS} in {folder}; a run writes it when it is done. Name the folder "
+            "of a finished run."
+        )
+    try:
+        with safe_open(file, framework="pt") as handle:
+            run = json.loads(handle.metadata()["run"])
+            shape, corpus = _described(run)
+            weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as problem:
+        raise TruncatedFile(f"{file} can't be read ({problem!r}); train again.") from problem
+    tokenizer = folder / TOKENIZER
+    return TrainedModel(shape, weights, corpus, tokenizer if tokenizer.is_file() else None)
+
+
+def save_imported(model: HuggingFaceModel, folder: Path) -> None:
+    """Write an imported model to a new folder as a run leaves its own, with its tokenizer.
+
+    Raises AlreadyExists where the folder holds something.
+    """
+    run = {"architecture": asdict(model.architecture), "imported_from": str(model.folder)}
+
+    def write(aside: Path) -> None:
+        save_file(dict(model.tensors()), aside / WEIGHTS, {"run": json.dumps(run)})
+        if model.tokenizer is not None:
+            (aside / TOKENIZER).write_bytes(model.tokenizer.read_bytes())
+
+    write_folder(folder, write)
+
+
+def _described(run: Mapping[str, Any]) -> tuple[Architecture, str | None]:
+    if "architecture" in run:
+        return Architecture(**run["architecture"]), None
+    identity = run["identity"]
+    return Architecture(**identity["recipe"]["architecture"]), identity["corpus"]
