@@ -11,6 +11,7 @@ Limits: one process and one device; resuming on another device changes the last 
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from mixlab.errors import Diverged, InvalidRecipe
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.runs import Observation
-from mixlab.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
+from mixlab.training.checkpoints import Checkpoints
 from mixlab.training.decoder import Decoder
 from mixlab.training.evaluation import Validation
 from mixlab.training.head import loss_sum
 from mixlab.training.optimiser import adamw, learning_rate
+from mixlab.training.parallel import World
 from mixlab.training.placement import (
     autocast,
     chosen_device,
@@ -36,6 +38,7 @@ from mixlab.training.placement import (
     peak_memory_bytes,
 )
 from mixlab.training.records import TokenCorpus, TrainingProgress, TrainingResult
+from mixlab.training.weights import WEIGHTS, save_weights
 
 Progress = Callable[[TrainingProgress], None]
 
@@ -70,7 +73,8 @@ def train(
     device = chosen_device()
     with deterministic(device, threads):
         run = _Run(recipe, corpus, mixture, seed, folder, device, clock)
-        return run.to_its_end(progress, checkpoint_seconds)
+        with run.checkpoints or nullcontext():
+            return run.to_its_end(progress, checkpoint_seconds)
 
 
 class _Run:
@@ -97,6 +101,10 @@ class _Run:
             "seed": seed,
             "corpus": corpus.fingerprint,
         }
+        self.world = World.alone(device)
+        self.checkpoints = (
+            None if folder is None else Checkpoints(folder, self.identity, self.world)
+        )
         self.model = Decoder(recipe.architecture)
         self.model.initialise(seed)
         self.model.to(device)
@@ -220,9 +228,9 @@ class _Run:
 
     def _resume(self) -> None:
         """Go on from the folder's checkpoint, where there is one."""
-        if self.folder is None:
+        if self.checkpoints is None:
             return
-        record = load_checkpoint(self.folder, self.model, self.optimiser, identity=self.identity)
+        record = self.checkpoints.resume(self.model, self.optimiser)
         if record is None:
             return
         self.step = record["step"]
@@ -234,7 +242,7 @@ class _Run:
 
     def _save(self) -> None:
         """Write the checkpoint, and after the last update the weights."""
-        if self.folder is None:
+        if self.folder is None or self.checkpoints is None:
             return
         record: dict[str, Any] = {
             "identity": self.identity,
@@ -246,9 +254,10 @@ class _Run:
                 for seen in self.observations
             ],
         }
-        if self.step == self.recipe.steps:
-            save_weights(self.folder, self.model, record)
-        save_checkpoint(self.folder, self.model, self.optimiser, record)
+        done = self.step == self.recipe.steps
+        if done:
+            save_weights(self.folder, self.model, record, self.world)
+        self.checkpoints.save(self.step, self.model, self.optimiser, record, wait=done)
 
     def _result(self) -> TrainingResult:
         ends = sorted({0, *self.recipe.evaluation_steps, self.recipe.steps})

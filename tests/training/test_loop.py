@@ -11,8 +11,8 @@ from mixlab.corpora.shards import TokenisedCorpus, write_corpus
 from mixlab.errors import Diverged, DomainTooSmall, InvalidMixture, InvalidRecipe
 from mixlab.mixture import Mixture
 from mixlab.training import TrainingProgress, TrainingResult, placement, train
-from mixlab.training.checkpoint import load_weights
 from mixlab.training.decoder import Decoder
+from mixlab.training.weights import load_weights
 from tests.training.conftest import END, VOCABULARY, small_recipe
 
 
@@ -157,9 +157,7 @@ def test_a_corpus_with_more_tokens_than_the_recipe_is_refused(
     narrow = replace(recipe, architecture=replace(recipe.architecture, vocabulary=32))
     with pytest.raises(InvalidRecipe, match="vocabulary of 32, but the corpus uses 64"):
         train(narrow, corpus, mixture, seed=0, threads=1)
-    train(
-        narrow.lasting(1).for_vocabulary(64), corpus, mixture, seed=0
-    )
+    train(narrow.lasting(1).for_vocabulary(64), corpus, mixture, seed=0)
 
 
 def test_a_mixture_of_other_domains_is_refused(corpus: TokenisedCorpus) -> None:

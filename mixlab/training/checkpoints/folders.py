@@ -1,0 +1,157 @@
+"""A checkpoint's folder: whole or not there, and proved by hashes before it is used.
+
+    checkpoints/step-000000120/run.json        record, identity, size and sha256 of every file
+    checkpoints/step-000000120/shard-*.safetensors
+    checkpoints/.writing-step-000000140/       being written; leftovers of a killed run
+    checkpoints/.dropped-step-000000100/       being removed
+    checkpoints/.replaced-step-000000120/      until its replacement has its name
+
+A folder is written aside, its files are synced to disk, `run.json` comes last, and one rename
+makes it a checkpoint: a run killed at any moment leaves the old one or the new one, whole.
+Nothing is pickled, so reading one runs no code. Limits: ranks on several hosts must see one
+shared folder whose renames are atomic (a local disk, NFS, Lustre; not an object store).
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixlab.corpora.shards import file_sha256
+from mixlab.errors import InvalidRecipe, TruncatedFile
+
+FORMAT = 1
+RECORD = "run.json"
+WRITING, DROPPED, REPLACED = ".writing-", ".dropped-", ".replaced-"
+STEP = re.compile(r"step-(\d{9,})")
+
+Entries = dict[str, dict[str, Any]]  # file name -> {"bytes", "sha256"}
+
+
+def folder_name(step: int) -> str:
+    """The name of the checkpoint after so many updates."""
+    return f"step-{step:09d}"
+
+
+def steps_in(root: Path) -> list[int]:
+    """The updates after which there is a checkpoint, rising."""
+    if not root.is_dir():
+        return []
+    found = [STEP.fullmatch(entry.name) for entry in root.iterdir() if entry.is_dir()]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a killed writer left behind; a folder without its replacement is put back."""
+    for folder in root.glob(f"{REPLACED}*"):
+        named = root / folder.name.removeprefix(REPLACED)
+        shutil.rmtree(folder) if named.exists() else folder.rename(named)
+    for pattern in (f"{WRITING}*", f"{DROPPED}*"):
+        for folder in root.glob(pattern):
+            shutil.rmtree(folder)
+
+
+def drop(folder: Path) -> None:
+    """Remove a checkpoint; one that is half removed is none any more."""
+    aside = folder.with_name(f"{DROPPED}{folder.name}")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def describe(folder: Path, pattern: str) -> Entries:
+    """Size and hash of the folder's files of that pattern, as they are on disk."""
+    return {
+        file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+        for file in sorted(folder.glob(pattern))
+    }
+
+
+def publish(
+    aside: Path, folder: Path, record: Mapping[str, Any], identity: object, files: Entries
+) -> None:
+    """Complete a folder that was written aside, and make it the checkpoint."""
+    content = {"format": FORMAT, "record": record, "identity": identity, "files": files}
+    content = json.loads(json.dumps(content))
+    with (aside / RECORD).open("w", encoding="utf-8") as handle:
+        json.dump(content | {"sha256": _digest(content)}, handle, indent=1)
+        handle.flush()
+        os.fsync(handle.fileno())
+    _sync_folder(aside)
+    replaced = folder.with_name(f"{REPLACED}{folder.name}")
+    if folder.exists():
+        folder.rename(replaced)
+    aside.rename(folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def read_record(folder: Path, way_out: str) -> dict[str, Any]:
+    """What `publish` wrote. Raises TruncatedFile, ending in the way out, where it is damaged."""
+    file = folder / RECORD
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        digest = content.pop("sha256")
+        if digest == _digest(content) and content["format"] == FORMAT:
+            return content
+        problem = "its contents are not those that were written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = str(error)
+    raise TruncatedFile(f"{file} can't be read ({problem}); {way_out}.")
+
+
+def verify(folder: Path, files: Entries, names: Sequence[str], way_out: str) -> None:
+    """Compare the named files with what is told of them.
+
+    Raises TruncatedFile for the first that is missing, has another size or another content,
+    and for tensors that are not the checkpoint's.
+    """
+    for name in names:
+        file = folder / name
+        problem = _problem(file, files[name])
+        if problem:
+            raise TruncatedFile(f"{file} {problem}; {way_out}.")
+    strangers = {file.name for file in folder.glob("*.safetensors")} - set(files)
+    if strangers:
+        raise TruncatedFile(
+            f"{folder} holds {' and '.join(sorted(strangers))}, which the run didn't write there; "
+            "remove them."
+        )
+
+
+def check_identity(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise InvalidRecipe where the checkpoint is of another run."""
+    expected = json.loads(json.dumps(wanted))
+    other = [key for key in expected if found.get(key) != expected[key]]
+    if other:
+        raise InvalidRecipe(
+            f"{folder} is the checkpoint of a run with another {' and '.join(other)}; give each "
+            f"run a folder of its own, or delete {folder.parent}."
+        )
+
+
+def _problem(file: Path, told: Mapping[str, Any]) -> str | None:
+    try:
+        size = file.stat().st_size
+        if size != told["bytes"]:
+            return f"has {size} bytes where {told['bytes']} were written"
+        if file_sha256(file) != told["sha256"]:
+            return "doesn't have the sha256 that it was written with"
+    except OSError as error:
+        return f"can't be read ({error.strerror or error})"
+    return None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,51 @@
+"""The final weights of a run: one safetensors file, whole however many ranks made it.
+
+<folder>/weights.safetensors   tensors by the decoder's names; a tied head is not stored
+                               twice; metadata "run" is JSON: identity, step, observations
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mixlab.corpora.shards import write_atomically
+from mixlab.errors import TruncatedFile
+from mixlab.training.checkpoints.states import named_weights
+from mixlab.training.parallel import World, whole
+
+WEIGHTS = "weights.safetensors"
+
+
+def save_weights(folder: Path, module: nn.Module, run: dict[str, Any], world: World) -> Path:
+    """Write the weights, and say where; every rank takes part, the first one writes."""
+    tensors = {}
+    for name, weight in named_weights(module).items():
+        full = whole(weight.detach()).cpu()
+        if world.main:
+            tensors[name] = full
+    file = folder / WEIGHTS
+    if world.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = {"run": json.dumps(run)}
+        write_atomically(file, lambda path: save_file(tensors, path, metadata))
+    return file
+
+
+def load_weights(file: Path, module: nn.Module) -> None:
+    """Fill a model of the same shape, held by one process, from `weights.safetensors`.
+
+    Raises TruncatedFile for a file that can't be read.
+    """
+    try:
+        with safe_open(file, framework="pt") as handle, torch.no_grad():
+            for name, weight in named_weights(module).items():
+                weight.copy_(handle.get_tensor(name))
+    except (SafetensorError, OSError) as problem:
+        raise TruncatedFile(
+            f"{file} can't be read ({problem}); delete it, and train again."
+        ) from problem
