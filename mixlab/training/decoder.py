@@ -13,10 +13,14 @@ leaves Linear, Norm and Embedding know of it; nothing else does.
 
 Initialisation: matrices normal with standard deviation 1/sqrt(fan in), those that write into
 the residual stream divided by sqrt(2 * layers) (Radford et al. 2019); norms 1. A head of its
-own starts at 0.02, so that a fresh model's loss is ln(vocabulary), and its embedding at 1 (as
-in karpathy/nanochat). A tied table is a matrix to the head, and starts like one. With a
-`base_width` the head starts at 0.02 * base_width / width: the maximal-update initialisation
-(arXiv 2203.03466, table 3), whose rates are in optimiser.py.
+own starts at 0.02, so that a fresh model's loss is ln(vocabulary) + 0.0002 * width nats, and
+its embedding at 1 (as in karpathy/nanochat). A tied table is a matrix to the head, and starts
+like one. With a `base_width` a head of its own starts at 0.02 * base_width / width: the
+maximal-update initialisation (arXiv 2203.03466, table 3), whose rates are in optimiser.py.
+
+Numbers: weights, their gradients, the residual stream and the norms are float32. Autocast to
+bfloat16 rounds matrix products and what lies between two of them (rotation, attention, gate),
+which moves logits by 0.4 % of their spread and gradients by 1 % (a test holds 1 and 2 %).
 
 Sources: arXiv 2302.13971 (Llama), 1910.07467 (RMSNorm), 2104.09864 (RoPE), 2002.05202
 (SwiGLU), 2305.13245 (grouped queries). Limits: documents packed into one window see each other.
