@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,8 @@ class TokenStream:
     """The tokens of one domain and split, end to end over its shards."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        self._entries = list(shards)
+        self._files = list(shards)
+        self._opened: dict[int, Offsets] = {}
         self._shards = [shard.tokens() for shard in shards]
         self._ends = np.cumsum([len(tokens) for tokens in self._shards], dtype=np.int64)
 
@@ -214,30 +216,32 @@ class TokenStream:
         Raises IndexError where the window leaves the stream.
         """
         self._check_window(start, length)
-        found = []
-        for shard, end, tokens in zip(
-            self._entries, self._ends.tolist(), self._shards, strict=True
-        ):
-            first = max(start - (end - len(tokens)), 0)
-            last = min(start + length - (end - len(tokens)), len(tokens))
-            if first < last:
-                found += _pieces(shard, first, last)
+        first, last = np.searchsorted(self._ends, [start, start + length - 1], side="right")
+        found: list[Piece] = []
+        for index in range(first, last + 1 if length else first):
+            begin = int(self._ends[index]) - len(self._shards[index])
+            stop = min(start + length - begin, len(self._shards[index]))
+            found += _pieces(self._files[index], self._starts(index), max(start - begin, 0), stop)
         return tuple(found)
+
+    def _starts(self, index: int) -> Offsets:
+        """Where a shard's documents start; opened on first use, since only audits need it."""
+        if index not in self._opened:
+            self._opened[index] = self._files[index].starts()
+        return self._opened[index]
 
     def _check_window(self, start: int, length: int) -> None:
         if start < 0 or length < 0 or start + length > len(self):
             raise IndexError(f"Tokens {start} to {start + length} of a stream of {len(self)}.")
 
 
-def _pieces(shard: Shard, first: int, end: int) -> list[Piece]:
-    """The documents of tokens first to end - 1 of a shard."""
-    starts = shard.starts()
-    begin, stop = np.searchsorted(starts, [first, end - 1], side="right").tolist()
-    own = starts[begin - 1 : stop].tolist()
-    ends = [*own[1:], end]
+def _pieces(shard: Shard, starts: Offsets, first: int, stop: int) -> list[Piece]:
+    """The documents of tokens first to stop - 1 of a shard."""
+    begin, end = np.searchsorted(starts, [first, stop - 1], side="right").tolist()
+    own = starts[begin - 1 : end].tolist()
     return [
         Piece(shard.entry.file, number, max(first, at) - at, until - 1 - at)
-        for number, (at, until) in enumerate(zip(own, ends, strict=True), start=begin - 1)
+        for number, (at, until) in enumerate(pairwise([*own, stop]), start=begin - 1)
     ]
 
 
