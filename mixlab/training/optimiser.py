@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from mixlab.recipes import Recipe
+from mixlab.training.rounded import RoundedAdamW
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -51,11 +52,15 @@ def _progress(step: int, first: int, last: int) -> float:
 
 
 def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW over the model's parameters, fused into one kernel.
+    """AdamW over the model's parameters: torch's, fused into one kernel, or with small moments.
 
     Each group has a "scale": the loop sets `group["lr"] = learning_rate(recipe, step) *
     group["scale"]`.
     """
+    if recipe.moments == "bfloat16":
+        return RoundedAdamW(
+            parameter_groups(model, recipe), lr=recipe.learning_rate, betas=recipe.betas
+        )
     return torch.optim.AdamW(
         parameter_groups(model, recipe), lr=recipe.learning_rate, betas=recipe.betas, fused=True
     )
