@@ -1,7 +1,8 @@
 """The process that does one attempt of a job: `python -m workers.runner JOB ATTEMPT`.
 
-It records the outcome in the ledger itself. If it dies without one, its
-supervisor gives the job back. Standard input is a pipe from the supervisor:
+It records the outcome in the ledger itself. If it ends without one, its
+supervisor gives the job back: as it was where the exit status is STOPPED, with
+a failure counted in any other case. Standard input is a pipe from the supervisor:
 once that ends, this process and all that it started end too.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 from mixlab.errors import LeaseLost, MixlabError
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Job, JobKind, JobState
-from workers.jobs.context import JobContext
+from workers.jobs.context import Crashed, JobContext, Stopped
 from workers.settings import WorkerSettings
 
 log = logging.getLogger("workers.runner")
@@ -30,11 +31,17 @@ JOBS = {
     JobKind.MEASURE_CORPUS: "measure_corpus",
     JobKind.FIT_MIXTURE: "fit_mixture",
     JobKind.TRAIN: "train",
+    JobKind.TRAIN_PROXIES: "train_proxies",
+    JobKind.MEASURE_ENTROPY: "measure_entropy",
 }
 
 
+STOPPED = 75  # EX_TEMPFAIL: stopped by SIGTERM, ready to go on
+CRASHED = 70  # EX_SOFTWARE
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Do the attempt; the exit status says nothing that the ledger doesn't say."""
+    """Do the attempt; the exit status is 0 where the ledger has its outcome."""
     job_id, attempt = arguments[0], int(arguments[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
@@ -42,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     ledger = Ledger.open(settings.database_url.get_secret_value(), migrate=False)
     job = ledger.job(job_id)
     if job.state == JobState.RUNNING and job.attempt == attempt:
-        perform(JobContext(job, ledger, settings))
+        return perform(JobContext(job, ledger, settings))
     return 0
 
 
@@ -52,12 +59,15 @@ def _end_with_supervisor() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def perform(context: JobContext) -> None:
-    """Run the job's body and record its outcome."""
+def perform(context: JobContext) -> int:
+    """Run the job's body and record its outcome; the process's exit status."""
     try:
         result = body(context.job.kind, context.settings)(context)
         if not context.parked:
             context.ledger.succeed(context.job.id, context.job.attempt, result or {})
+    except (Stopped, Crashed) as problem:
+        log.info("%s", problem)
+        return STOPPED if isinstance(problem, Stopped) else CRASHED
     except LeaseLost as problem:
         log.warning("%s", problem)  # another attempt has the job: nothing may be written
     except MixlabError as problem:
@@ -67,6 +77,7 @@ def perform(context: JobContext) -> None:
     except Exception as problem:  # a job's outermost door: whatever it met, the ledger says so
         log.exception("internal error")
         _fail(context, internal_error(context.job, problem))
+    return 0
 
 
 def body(kind: JobKind, settings: WorkerSettings) -> Body:

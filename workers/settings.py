@@ -18,6 +18,12 @@ class WorkerSettings(SharedSettings):
     kill_after_seconds: float = Field(
         4.0, ge=0, description="Between SIGTERM and SIGKILL for a process that must stop."
     )
+    checkpoint_grace_seconds: float = Field(
+        90.0,
+        ge=0,
+        description="The same for a training run, which makes a checkpoint first; whoever stops "
+        "the worker must wait longer (compose: stop_grace_period).",
+    )
     max_failures: int = Field(
         3, ge=1, description="Crashes and expired leases after which a job is failed."
     )
@@ -27,6 +33,12 @@ class WorkerSettings(SharedSettings):
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of one training process; empty lets torch choose."
+    )
+    training_processes: int | None = Field(
+        None,
+        ge=1,
+        description="Processes of one full-scale run, by torchrun; empty: one per visible GPU, as "
+        "far as a step has tokens for them.",
     )
     max_file_bytes: int = Field(
         ReadLimits.max_file_bytes, gt=0, description="Bytes that a text file may unpack to."
@@ -38,7 +50,10 @@ class WorkerSettings(SharedSettings):
         ReadLimits.max_document_bytes, gt=0, description="Bytes of one document."
     )
     gpus: int = Field(
-        0, ge=0, description="GPUs that the gpu worker's slots share; each slot sees one of them."
+        0,
+        ge=0,
+        description="GPUs that the gpu worker's slots share; each slot sees one of them. The cpu "
+        "worker needs it too: above 0, proxy runs go out in groups and the GPU counts pairs.",
     )
     # Lets the tests put bodies that crash or hang behind the real broker, worker and ledger.
     job_module_prefix: str = Field("workers.jobs", description="Package of the job bodies.")

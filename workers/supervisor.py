@@ -4,6 +4,10 @@ The supervisor holds the lease; the runner does the work in its own session, so
 that stopping it stops whatever it started, and a crash takes nobody along. The
 runner's standard input is a pipe from here: when the supervisor dies, however,
 the pipe closes and the runner ends itself.
+
+A training run that is stopped, since its worker is, has time for a checkpoint;
+the lease is renewed meanwhile, so that nobody else takes the job up before it
+is written. One that is cancelled has no use for it.
 """
 
 import logging
@@ -23,11 +27,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mixlab.errors import LeaseLost
 from mixlab.ledger import Heartbeat, Ledger
-from mixlab.ledger.records import Job, JobState, Queue
+from mixlab.ledger.records import Job, JobKind, JobState, Queue, RunRole
+from workers.runner import STOPPED
 from workers.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 TAIL_BYTES = 2000
+MAKE_CHECKPOINTS = (JobKind.TRAIN, JobKind.TRAIN_PROXIES)
 
 
 class Verdict(Enum):
@@ -59,17 +65,20 @@ def supervise(
         ledger.give_back(job.id, job.attempt, f"No process: {problem}", settings.max_failures)
         return
     with runner:
-        verdict = _watch(runner, Lease(ledger, job, settings), settings, stopping)
+        lease = Lease(ledger, job, settings)
+        verdict = _watch(runner, lease, settings, stopping)
+        if verdict is not Verdict.ENDED:
+            runner.terminate()
+            _wait(runner, lease, settings.beat_seconds, patience(job, verdict, settings))
     _settle(ledger, job, settings, verdict, runner)
 
 
 class Runner:
     """The process that does one attempt of a job, and everything that it starts."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log_file: Path, patience: float) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log_file: Path) -> None:
         self.process = process
         self.log_file = log_file
-        self._patience = patience
 
     @classmethod
     def start(cls, job: Job, settings: WorkerSettings, slot: int) -> Self:
@@ -82,10 +91,10 @@ class Runner:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | environment(job.queue, settings, slot),
+                env=os.environ | environment(job, settings, slot),
                 start_new_session=True,
             )
-        return cls(process, path, settings.kill_after_seconds)
+        return cls(process, path)
 
     def ended_within(self, seconds: float) -> bool:
         """Wait so long at most; whether it has ended."""
@@ -99,14 +108,15 @@ class Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it if it still runs, and whatever it left behind in its session."""
-        if self.process.poll() is None:
-            self._signal(signal.SIGTERM)
-            self.ended_within(self._patience)
+        """Kill it if it still runs, and whatever it left behind in its session."""
         self._signal(signal.SIGKILL)
         self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
+
+    def terminate(self) -> None:
+        """Ask it and all that it started to stop."""
+        self._signal(signal.SIGTERM)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
@@ -123,16 +133,28 @@ class Runner:
         return f"The job's process ended with {how}{hint}.\n{tail}".strip()
 
 
-def environment(queue: Queue, settings: WorkerSettings, slot: int) -> dict[str, str]:
-    """What a runner's environment adds: its threads, and its GPU where there are several."""
+def environment(job: Job, settings: WorkerSettings, slot: int) -> dict[str, str]:
+    """What a runner's environment adds: its threads, and its GPU where there are several.
+
+    A full-scale run sees all GPUs, and shares them out among its own processes.
+    """
     added = {"PYTHONUNBUFFERED": "1"}
-    if queue is Queue.GPU and settings.threads is not None:
+    if job.queue is not Queue.GPU:
+        return added
+    if settings.threads is not None:
         added |= {"OMP_NUM_THREADS": str(settings.threads)}
-    if queue is Queue.GPU and settings.gpus > 1:
+    if settings.gpus > 1 and job.payload.get("role") != RunRole.FULL:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         devices = visible.split(",") if visible else [str(n) for n in range(settings.gpus)]
         added |= {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]}
     return added
+
+
+def patience(job: Job, verdict: Verdict, settings: WorkerSettings) -> float:
+    """Seconds between SIGTERM and SIGKILL: time for a checkpoint where it will be of use."""
+    if verdict is Verdict.STOP and job.kind in MAKE_CHECKPOINTS:
+        return settings.checkpoint_grace_seconds
+    return settings.kill_after_seconds
 
 
 class Lease:
@@ -170,6 +192,14 @@ def _watch(
     return Verdict.STOP
 
 
+def _wait(runner: Runner, lease: Lease, beat_seconds: float, patience_seconds: float) -> None:
+    """Wait for its end, with the lease held; less long where nobody needs it any more."""
+    deadline = time.monotonic() + patience_seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if runner.ended_within(min(left, beat_seconds)) or lease.beat() is Heartbeat.LOST:
+            return
+
+
 def _settle(
     ledger: Ledger, job: Job, settings: WorkerSettings, verdict: Verdict, runner: Runner
 ) -> None:
@@ -180,8 +210,8 @@ def _settle(
     try:
         if verdict is Verdict.CANCEL:
             ledger.cancelled(job.id, job.attempt)
-        elif verdict is Verdict.STOP:
-            ledger.give_back(job.id, job.attempt, "Its worker was stopped.", None)
+        elif verdict is Verdict.STOP or runner.process.returncode == STOPPED:
+            ledger.give_back(job.id, job.attempt, "It was stopped, and can go on.", None)
         else:
             ledger.give_back(job.id, job.attempt, runner.ending(), settings.max_failures)
     except LeaseLost as problem:  # between the look and the write

@@ -16,6 +16,8 @@ class JobKind(StrEnum):
     MEASURE_CORPUS = "measure_corpus"  # tokenise, then measure entropies
     FIT_MIXTURE = "fit_mixture"  # proxy runs, law, solved mixture
     TRAIN = "train"  # one training run: proxy or full-scale
+    TRAIN_PROXIES = "train_proxies"  # several proxy runs on one GPU
+    MEASURE_ENTROPY = "measure_entropy"  # of a tokenised corpus, counted on a GPU
 
 
 class JobState(StrEnum):
@@ -95,14 +97,20 @@ class Run:
     job_id: str
     corpus_id: str
     role: RunRole
-    mixture: Mapping[str, float]
+    mixture: Mapping[str, float]  # with a schedule: shares of all tokens of the run
     recipe: Mapping[str, Any]  # Recipe.to_dict()
     seed: int
     label: str  # "natural", "uniform", "design-03", ...
     observations: tuple[Mapping[str, Any], ...]  # {"step", "tokens", "losses_nats": {target: ...}}
     consumed: tuple[Mapping[str, Any], ...]  # {"from_step", "to_step", "tokens": {domain: ...}}
-    seconds: float | None
+    seconds: float | None  # None until it is finished, and of a run that diverged
     error: Mapping[str, Any] | None  # set where the run diverged
+    schedule: Mapping[str, Any] | None = None  # MixtureSchedule.to_dict(); None: one mixture
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained to its end, so that all its observations are there."""
+        return self.seconds is not None and self.error is None
 
 
 @dataclass(frozen=True)

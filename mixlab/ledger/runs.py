@@ -1,7 +1,8 @@
 """Training runs, their observations, and mixtures in SQL.
 
-A job makes at most one run and one mixture: doing the job again, after a
-crash, finds what it made before.
+A job makes at most one mixture, and one run for each label and seed (a job of
+several proxy runs makes several): doing the job again, after a crash, finds
+what it made before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,9 +38,10 @@ def _as_run(row: Row[Any], observed: Sequence[Mapping[str, Any]]) -> Run:
 
 
 def add(db: Connection, values: Mapping[str, Any]) -> Run:
-    """Insert a run, or find the one that its job made before."""
+    """Insert a run, or find the one that its job made before with that label and seed."""
     db.execute(insert_unless_there(db, runs).values(consumed=[], **values))
-    return _as_runs(db, db.execute(select(*_RUN).where(runs.c.job_id == values["job_id"])).all())[0]
+    same = [runs.c[name] == values[name] for name in ("job_id", "label", "seed")]
+    return _as_runs(db, db.execute(select(*_RUN).where(*same)).all())[0]
 
 
 def find(db: Connection, run_id: str) -> Run:
@@ -50,10 +52,10 @@ def find(db: Connection, run_id: str) -> Run:
     return _as_runs(db, rows)[0]
 
 
-def of_job(db: Connection, job_id: str) -> Run | None:
-    """The run that a job made; None before it has made one."""
-    rows = db.execute(select(*_RUN).where(runs.c.job_id == job_id)).all()
-    return _as_runs(db, rows)[0] if rows else None
+def of_job(db: Connection, job_id: str) -> list[Run]:
+    """The runs that a job made, oldest first."""
+    query = select(*_RUN).where(runs.c.job_id == job_id).order_by(runs.c.id)
+    return _as_runs(db, db.execute(query).all())
 
 
 def matching(

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     text,
 )
 
@@ -116,10 +117,11 @@ runs = Table(
     "runs",
     metadata,
     Column("id", String(40), primary_key=True),
-    Column("job_id", String(40), ForeignKey("jobs.id"), nullable=False, unique=True),
+    Column("job_id", String(40), ForeignKey("jobs.id"), nullable=False),
     Column("corpus_id", String(40), ForeignKey("corpora.id"), nullable=False, index=True),
     Column("role", String(16), nullable=False),
     _json("mixture", required=True),
+    _json("schedule"),
     _json("recipe", required=True),
     Column("seed", BigInteger, nullable=False),
     Column("label", String(200), nullable=False),
@@ -127,6 +129,8 @@ runs = Table(
     Column("seconds", Float),
     _json("error"),
     Column("created_at", UtcDateTime, nullable=False),
+    # A job of several proxy runs tells them apart so; done again, it finds each of them.
+    UniqueConstraint("job_id", "label", "seed"),
 )
 
 observations = Table(

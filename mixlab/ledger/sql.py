@@ -253,12 +253,13 @@ class Ledger:
         recipe: Json,
         seed: int,
         label: str,
+        schedule: Json | None = None,
     ) -> Run:
-        """Begin a job's run; the run that it began before, if it did."""
+        """Begin a job's run; the one that it began before with that label and seed, if it did."""
         values = {
             "id": self._ids.new("run"), "job_id": job_id, "corpus_id": corpus_id, "role": role,
             "mixture": mixture, "recipe": recipe, "seed": seed, "label": label,
-            "created_at": self._clock(),
+            "schedule": schedule, "created_at": self._clock(),
         }  # fmt: skip
         with self._writers.begin() as db:
             return runs.add(db, values)
@@ -269,7 +270,11 @@ class Ledger:
             return runs.find(db, run_id)
 
     def run_of_job(self, job_id: str) -> Run | None:
-        """The run that a job made; None before it has made one."""
+        """The first run that a job made, most jobs' only one; None before it has made one."""
+        return next(iter(self.runs_of_job(job_id)), None)
+
+    def runs_of_job(self, job_id: str) -> list[Run]:
+        """All runs that a job made, oldest first."""
         with self._readers.connect() as db:
             return runs.of_job(db, job_id)
 

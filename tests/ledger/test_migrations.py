@@ -38,6 +38,28 @@ def test_up_down_and_up_again(url: str) -> None:
         assert tables(url) == {"alembic_version"}
 
 
+def test_runs_of_the_first_schema_are_kept(url: str) -> None:
+    migrating.migrate(url, "0001")
+
+    def fill(db: Connection) -> None:
+        now = "2026-01-01 00:00:00"
+        db.execute(text(f"INSERT INTO corpora VALUES ('c', 'c', '{{}}', NULL, NULL, '{now}')"))
+        columns = "id, kind, queue, state, payload, fraction, attempt, failures, version"
+        values = "'j', 'train', 'gpu', 'queued', '{}', 0, 0, 0, 1"
+        db.execute(text(f"INSERT INTO jobs ({columns}, created_at) VALUES ({values}, '{now}')"))
+        columns = "id, job_id, corpus_id, role, mixture, recipe, seed, label, consumed, created_at"
+        values = f"""'r', 'j', 'c', 'proxy', '{{"a": 1.0}}', '{{}}', 0, 'n', '[]', '{now}'"""
+        db.execute(text(f"INSERT INTO runs ({columns}) VALUES ({values})"))
+        db.execute(text("""INSERT INTO observations VALUES ('r', 7, 70, '{"a": 2.0}')"""))
+
+    migrating.locked(url, fill)
+    ledger = Ledger.open(url)
+    run = ledger.run("r")
+    assert (run.job_id, run.mixture, run.schedule) == ("j", {"a": 1.0}, None)
+    assert [seen["step"] for seen in run.observations] == [7]
+    ledger.close()
+
+
 def test_nothing_is_left_to_migrate(url: str) -> None:
     migrating.upgrade(url)
     assert differences(url) == []

@@ -168,6 +168,28 @@ class TestKilling:
         done = service.ended(job)
         assert (done.state, done.attempt, done.failures) == (JobState.SUCCEEDED, 2, 0)
 
+    def test_a_worker_that_is_told_to_stop_lets_a_training_make_its_checkpoint(
+        self, service: Service, tmp_path: Path
+    ) -> None:
+        """For which it needs longer than a lease lasts: nobody else takes the job up meanwhile."""
+        job = service.submit("checkpoint", checkpoint=str(tmp_path / "made"))
+        service.running(job)
+        os.kill(parent_of(service.slot(job)), signal.SIGTERM)
+        until(lambda: (tmp_path / "made").exists())
+        done = service.ended(job)
+        assert (done.state, done.attempt, done.failures) == (JobState.SUCCEEDED, 2, 0)
+        assert len(service.effects(job)) == 1
+
+    def test_a_runner_that_is_told_to_stop_can_go_on(
+        self, service: Service, tmp_path: Path
+    ) -> None:
+        job = service.submit("checkpoint", checkpoint=str(tmp_path / "made"))
+        service.running(job)
+        (runner,) = service.runners(job)
+        os.kill(runner, signal.SIGTERM)
+        done = service.ended(job)
+        assert (done.state, done.attempt, done.failures) == (JobState.SUCCEEDED, 2, 0)
+
     def test_a_killed_broker(self, service: Service) -> None:
         """Both slots busy: there a worker that acknowledges late would exit (Celery 5.7.0)."""
         busy = [service.submit("sleep", seconds=3) for _ in range(2)]

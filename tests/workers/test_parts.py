@@ -20,7 +20,7 @@ from tests.workers.conftest import QUICK, until
 from workers.jobs.context import JobContext
 from workers.runner import JOBS, body
 from workers.settings import WorkerSettings
-from workers.supervisor import Lease, environment
+from workers.supervisor import Lease, Verdict, environment, patience
 
 
 @pytest.fixture
@@ -96,18 +96,22 @@ def test_a_ledger_that_is_away_counts_as_long_as_the_lease(
 
 
 @pytest.mark.parametrize(
-    ("queue", "settings", "visible", "added"),
+    ("queue", "role", "settings", "visible", "added"),
     [
-        (Queue.CPU, {"threads": 1, "gpus": 4}, None, {}),
-        (Queue.GPU, {}, None, {}),
-        (Queue.GPU, {"threads": 1}, None, {"OMP_NUM_THREADS": "1"}),
-        (Queue.GPU, {"gpus": 1}, None, {}),
-        (Queue.GPU, {"gpus": 4}, None, {"CUDA_VISIBLE_DEVICES": "2"}),
-        (Queue.GPU, {"gpus": 4}, "5,7", {"CUDA_VISIBLE_DEVICES": "5"}),
+        (Queue.CPU, None, {"threads": 1, "gpus": 4}, None, {}),
+        (Queue.GPU, "proxy", {}, None, {}),
+        (Queue.GPU, "proxy", {"threads": 1}, None, {"OMP_NUM_THREADS": "1"}),
+        (Queue.GPU, "proxy", {"gpus": 1}, None, {}),
+        (Queue.GPU, "proxy", {"gpus": 4}, None, {"CUDA_VISIBLE_DEVICES": "2"}),
+        (Queue.GPU, "proxy", {"gpus": 4}, "5,7", {"CUDA_VISIBLE_DEVICES": "5"}),
+        (Queue.GPU, None, {"gpus": 4}, None, {"CUDA_VISIBLE_DEVICES": "2"}),
+        (Queue.GPU, "full", {"gpus": 4}, None, {}),
     ],
 )
-def test_a_slot_of_the_gpu_worker_sees_its_own_gpu(
+def test_a_slot_sees_its_own_gpu_and_a_full_scale_run_all_of_them(
+    ledger: Ledger,
     queue: Queue,
+    role: str | None,
     settings: dict[str, Any],
     visible: str | None,
     added: dict[str, str],
@@ -116,8 +120,26 @@ def test_a_slot_of_the_gpu_worker_sees_its_own_gpu(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = environment(queue, WorkerSettings(**settings), slot=2)
+    job = ledger.submit(JobKind.TRAIN, {} if role is None else {"role": role}, queue=queue)
+    found = environment(job, WorkerSettings(**settings), slot=2)
     assert found == {"PYTHONUNBUFFERED": "1", **added}
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "seconds"),
+    [
+        (JobKind.TRAIN, Verdict.STOP, 90.0),
+        (JobKind.TRAIN_PROXIES, Verdict.STOP, 90.0),
+        (JobKind.TRAIN, Verdict.CANCEL, 4.0),
+        (JobKind.TRAIN, Verdict.LOST, 4.0),
+        (JobKind.FIT_MIXTURE, Verdict.STOP, 4.0),
+    ],
+)
+def test_only_a_training_that_will_go_on_has_time_for_a_checkpoint(
+    ledger: Ledger, kind: JobKind, verdict: Verdict, seconds: float
+) -> None:
+    job = ledger.submit(kind, {}, queue=Queue.GPU)
+    assert patience(job, verdict, WorkerSettings()) == seconds
 
 
 @pytest.mark.service

@@ -1,7 +1,11 @@
 """What a job's body is given: the job, the ledger, the settings, and how to say how far it is."""
 
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from mixlab.ledger import Ledger
@@ -9,6 +13,14 @@ from mixlab.ledger.records import Job, JobKind, Queue
 from workers.settings import WorkerSettings
 
 PROGRESS_SECONDS = 0.5  # between two writes of the same stage
+
+
+class Stopped(Exception):
+    """A body was told to stop, and has left all that the next attempt needs to go on."""
+
+
+class Crashed(Exception):
+    """Processes that a body started died without an outcome: worth another attempt."""
 
 
 class JobContext:
@@ -52,3 +64,20 @@ class JobContext:
         """Park the job until its last child has ended; the body must return None after it."""
         self.ledger.wait_for_children(self.job.id, self.job.attempt)
         self.parked = True
+
+    @contextmanager
+    def stoppable(self) -> Iterator[Callable[[], bool]]:
+        """Whether SIGTERM came, which in here does not end the process.
+
+        The body then makes a checkpoint and raises Stopped. Signals reach the main thread alone.
+        """
+        asked = threading.Event()
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            asked.set()
+
+        before = signal.signal(signal.SIGTERM, on_signal)
+        try:
+            yield asked.is_set
+        finally:
+            signal.signal(signal.SIGTERM, before)

@@ -6,15 +6,12 @@ from typing import Any
 
 from mixlab.errors import TooFewMixtures
 from mixlab.laws import AUTO, minimum_mixtures
-from mixlab.ledger.records import Job, JobState, Run
+from mixlab.ledger.records import Run
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.runs import Observation, Observations
 from mixlab.solvers import DEFAULT_MAX_EPOCHS
-from workers.jobs.proxies import Proxy
-from workers.jobs.waiting import error_of
-
-Ended = Sequence[tuple[Proxy, Job, Run | None]]
+from workers.jobs.proxies import Ended
 
 
 @dataclass(frozen=True)
@@ -28,48 +25,50 @@ class Evidence:
 
 
 def evidence_of(
-    ended: Ended, law_name: str, train_tokens: Mapping[str, int], references: Mapping[str, Mixture]
+    ended: Sequence[Ended],
+    law_name: str,
+    train_tokens: Mapping[str, int],
+    references: Mapping[str, Mixture],
 ) -> Evidence:
     """Observations of the runs that succeeded.
 
     Raises what the first run met where all failed, TooFewMixtures where too many did.
     """
-    used = {
-        proxy.key: made
-        for proxy, job, made in ended
-        if made is not None and made.error is None and job.state is JobState.SUCCEEDED
-    }
-    _check_enough(ended, used, law_name)
-    listed = [
-        {
-            "run_id": made.id if made else None,
-            "job_id": job.id,
-            "label": proxy.label,
-            "seed": proxy.seed,
-            "mixture": dict(proxy.mixture.proportions),
-            "epochs": {
-                domain: share * proxy.recipe.tokens / train_tokens[domain]
-                for domain, share in proxy.mixture
-            },
-            "state": "used" if proxy.key in used else job.state.value,
-            "seconds": made.seconds if made else None,
-            "error": dict(job.error) if job.error else None,
-        }
-        for proxy, job, made in ended
-    ]
-    rows = [row for made in used.values() for row in observations_of(made)]
+    used = [one.run for one in ended if one.run is not None and one.used]
+    _check_enough(ended, law_name)
+    listed = [_listed(one, train_tokens) for one in ended]
+    rows = [row for made in used for row in observations_of(made)]
     return Evidence(Observations.of(rows), listed, references, notes_on(listed))
 
 
-def _check_enough(ended: Ended, used: Mapping[str, Run], law_name: str) -> None:
-    failed = [(proxy, job) for proxy, job, _ in ended if proxy.key not in used]
-    if not used:
-        proxy, job = failed[0]
-        raise error_of(job, f"None of the {len(ended)} proxy runs succeeded; {proxy.key}: ")
-    mixtures = {proxy.label for proxy, _, _ in ended if proxy.key in used}
+def _listed(one: Ended, train_tokens: Mapping[str, int]) -> dict[str, Any]:
+    """A proxy run as the report lists it."""
+    proxy = one.proxy
+    return {
+        "run_id": one.run.id if one.run else None,
+        "job_id": one.job.id,
+        "label": proxy.label,
+        "seed": proxy.seed,
+        "mixture": dict(proxy.mixture.proportions),
+        "epochs": {
+            domain: share * proxy.recipe.tokens / train_tokens[domain]
+            for domain, share in proxy.mixture
+        },
+        "state": one.state,
+        "seconds": one.run.seconds if one.run else None,
+        "error": one.recorded_error,
+    }
+
+
+def _check_enough(ended: Sequence[Ended], law_name: str) -> None:
+    failed = [one for one in ended if not one.used]
+    if len(failed) == len(ended):
+        before = f"None of the {len(ended)} proxy runs succeeded; {failed[0].proxy.key}: "
+        raise failed[0].error(before)
+    mixtures = {one.proxy.label for one in ended if one.used}
     least = minimum_mixtures(law_name)
     if len(mixtures) < least:
-        why = "; ".join(f"{proxy.key}: {error_of(job)}" for proxy, job in failed[:3])
+        why = "; ".join(f"{one.proxy.key}: {one.error()}" for one in failed[:3])
         raise TooFewMixtures(
             f"Proxy runs succeeded on {len(mixtures)} mixtures, but "
             f"{'any law' if law_name == AUTO else law_name} needs at least {least}; "

@@ -3,6 +3,7 @@
 A measured corpus is a snapshot: measuring it again changes nothing, so the
 runs that were trained on it stay comparable. Changed text is a new corpus.
 A worker that dies half-way leaves finished shards, which the next one skips.
+Where the service has GPUs a child job counts the pairs on one of them.
 """
 
 import fcntl
@@ -10,40 +11,55 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.corpora.shards import Shard, TokenisedCorpus, write_atomically
 from mixlab.corpora.tokenising import DomainSource, tokenise
 from mixlab.corpora.tokenizer import load_tokenizer
-from mixlab.entropy.counts import PairCounts, count_blocks
+from mixlab.entropy.counts import Counts, PairCounts, Tokens, count_blocks
 from mixlab.entropy.measures import EntropyMeasures, measures
 from mixlab.errors import DomainTooSmall, MixlabError
-from mixlab.ledger.records import Corpus
+from mixlab.ledger.records import Corpus, JobKind, JobState, Queue
 from workers.jobs.context import JobContext
+from workers.jobs.waiting import error_of
 
 JACKKNIFE_BLOCKS = 20  # at least, for a standard error that is itself steady
 TOKENISING_SHARE = 0.85  # of the job's time, measured on the demo's corpus
 
 
-def run(context: JobContext) -> Mapping[str, Any]:
-    """Tokenise and measure what is not measured yet."""
+def run(context: JobContext) -> Mapping[str, Any] | None:
+    """Tokenise and measure what is not measured yet; None while a GPU counts."""
     corpus_id = str(context.job.payload["corpus_id"])
     folder = context.settings.corpus_folder(corpus_id)
-    with _only_one(folder):
+    with only_one(folder):
         corpus = context.ledger.corpus(corpus_id)
         if corpus.tokens is None:
             tokenised = _tokenise(context, corpus, folder)
             context.ledger.record_tokens(corpus_id, tokenised.summary())
-        if corpus.entropy is None:
-            entropies = _measure(context, TokenisedCorpus.open(folder))
-            context.ledger.record_entropy(corpus_id, entropies)
+        if corpus.entropy is None and not context.settings.gpus:
+            record_entropies(context, corpus_id, count_blocks, begin=TOKENISING_SHARE)
+    if corpus.entropy is None and context.settings.gpus:
+        _leave_to_a_gpu(context, corpus_id)
+        return None
     return {"href": f"/corpora/{corpus_id}"}
 
 
+def _leave_to_a_gpu(context: JobContext, corpus_id: str) -> None:
+    """Wait for a child job that counts. Raises what the child met, where it has failed."""
+    payload = {"corpus_id": corpus_id}
+    child = context.submit_child(
+        JobKind.MEASURE_ENTROPY, payload, queue=Queue.GPU, key="entropy"
+    )  # fmt: skip
+    if child.state in (JobState.FAILED, JobState.CANCELLED):
+        raise error_of(child)
+    context.progress("entropy", TOKENISING_SHARE)
+    context.wait_for_children()
+
+
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Keep two jobs from tokenising the same corpus at once; the lock dies with its holder."""
+def only_one(folder: Path) -> Iterator[None]:
+    """Keep two jobs from measuring the same corpus at once; the lock dies with its holder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -85,21 +101,34 @@ def _given_tokenizer(location: str | None, policy: PathPolicy, folder: Path) -> 
     return copy
 
 
-def _measure(context: JobContext, corpus: TokenisedCorpus) -> dict[str, Any]:
+class Count(Protocol):
+    """What counts a shard's pairs in blocks: `count_blocks`, or the same on a device."""
+
+    def __call__(
+        self, tokens: Tokens, starts: Counts, end_of_text_id: int | None, *, blocks: int
+    ) -> list[PairCounts]:
+        """Counts of up to `blocks` runs of whole documents."""
+        ...
+
+
+def record_entropies(context: JobContext, corpus_id: str, count: Count, *, begin: float) -> None:
+    """Measure each domain and write it into the ledger; `begin` of the job is done before."""
+    corpus = TokenisedCorpus.open(context.settings.corpus_folder(corpus_id))
     found: dict[str, Any] = {}
     for done, domain in enumerate(corpus.domains):
-        fraction = TOKENISING_SHARE + (1 - TOKENISING_SHARE) * done / len(corpus.domains)
-        context.progress("entropy", fraction)
+        context.progress("entropy", begin + (1 - begin) * done / len(corpus.domains))
         try:
-            found[domain] = domain_entropy(corpus, domain).to_dict()
+            found[domain] = domain_entropy(corpus, domain, count).to_dict()
         except DomainTooSmall as error:
             raise DomainTooSmall(f"Domain {domain!r}: {error}") from error
-    return found
+    context.ledger.record_entropy(corpus_id, found)
 
 
-def domain_entropy(corpus: TokenisedCorpus, domain: str) -> EntropyMeasures:
+def domain_entropy(
+    corpus: TokenisedCorpus, domain: str, count: Count = count_blocks
+) -> EntropyMeasures:
     """Entropies of a domain's training text, with a jackknife over blocks of its shards."""
-    return measures(_Blocks(corpus, domain))
+    return measures(_Blocks(corpus, domain, count))
 
 
 @dataclass(frozen=True)
@@ -112,6 +141,7 @@ class _Blocks:
 
     corpus: TokenisedCorpus
     domain: str
+    count: Count
 
     def __iter__(self) -> Iterator[PairCounts]:
         shards = self.corpus.shards(self.domain, "train")
@@ -127,4 +157,4 @@ class _Blocks:
 
     def _counted(self, shard: Shard, blocks: int) -> list[PairCounts]:
         end_of_text_id = self.corpus.end_of_text_id
-        return count_blocks(shard.tokens(), shard.starts(), end_of_text_id, blocks=blocks)
+        return self.count(shard.tokens(), shard.starts(), end_of_text_id, blocks=blocks)

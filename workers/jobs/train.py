@@ -1,10 +1,13 @@
-"""Job `train`: one training run on one mixture, proxy or full-scale.
+"""Job `train`: one training run on one mixture or schedule of mixtures, proxy or full-scale.
 
-Observations and consumed tokens go into the ledger. A run whose loss stops
-being a number is recorded as diverged, and the job fails with the reason.
+A proxy run trains in this process. A full-scale run is shared by as many processes as there are
+GPUs (or as MIXLAB_TRAINING_PROCESSES says), which torchrun starts and this process watches.
+Observations and consumed tokens go into the ledger. A run whose loss stops being a number is
+recorded as diverged, and the job fails with the reason. SIGTERM makes a checkpoint, and the next
+attempt goes on from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mixlab.corpora.shards import TokenisedCorpus
@@ -12,11 +15,17 @@ from mixlab.errors import Diverged
 from mixlab.ledger.records import Run, RunRole
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
-from mixlab.runs import Observation
-from mixlab.training import TrainingProgress, TrainingResult, train
-from mixlab.training.memory import check_memory
-from workers.jobs.context import JobContext
+from mixlab.schedules import MixtureSchedule
+from mixlab.training.events import Emit, Event
+from mixlab.training.launching import Ranks, RanksCrashed, visible_gpus
+from mixlab.training.running import run_spec
+from mixlab.training.spec import RunSpec
+from workers.jobs.context import Crashed, JobContext, Stopped
+from workers.jobs.recording import Recorder
 from workers.jobs.waiting import measured
+
+# Fewer tokens of a step than that, and a process waits for the others more than it computes.
+LEAST_TOKENS_PER_PROCESS = 4096
 
 
 def run(context: JobContext) -> Mapping[str, Any] | None:
@@ -26,7 +35,6 @@ def run(context: JobContext) -> Mapping[str, Any] | None:
         return None
     corpus = TokenisedCorpus.open(context.settings.corpus_folder(payload["corpus_id"]))
     recipe = Recipe.from_dict(payload["recipe"]).for_vocabulary(corpus.vocabulary)
-    check_memory(recipe)
     record = context.ledger.add_run(
         job_id=context.job.id,
         corpus_id=payload["corpus_id"],
@@ -35,46 +43,66 @@ def run(context: JobContext) -> Mapping[str, Any] | None:
         recipe=recipe.to_dict(),
         seed=int(payload["seed"]),
         label=str(payload["label"]),
+        schedule=payload.get("schedule"),
     )
-    _train_and_record(context, record, recipe, corpus)
+    spec = spec_of(context, record, recipe)
+    recorder = Recorder(context, record)
+    try:
+        _train(context, spec, recorder)
+    except Diverged as problem:
+        recorder.failed(problem)
+        raise
     return {"href": f"/trainings/{record.id}", "run_id": record.id}
 
 
-def _train_and_record(
-    context: JobContext, record: Run, recipe: Recipe, corpus: TokenisedCorpus
-) -> None:
-    try:
-        result = train(
-            recipe,
-            corpus,
-            Mixture(record.mixture),
-            seed=record.seed,
-            folder=context.settings.run_folder(record.id),
-            progress=lambda now: _report(context, record, now),
-            threads=context.settings.threads,
-        )
-    except Diverged as problem:
-        error = {"type": problem.slug(), "title": "The run diverged", "detail": str(problem)}
-        context.ledger.finish_run(record.id, consumed=(), seconds=None, error=error)
-        raise
-    _record(context, record, result)
-
-
-def _report(context: JobContext, record: Run, now: TrainingProgress) -> None:
-    context.progress("train", now.step / now.steps, eta_seconds=now.eta_seconds)
-    if now.observation is not None:
-        _observe(context, record, now.observation)
-
-
-def _record(context: JobContext, record: Run, result: TrainingResult) -> None:
-    # Again, because what an earlier attempt measured just before it was killed may be missing.
-    for observation in result.observations:
-        _observe(context, record, observation)
-    context.ledger.finish_run(record.id, consumed=result.consumed, seconds=result.seconds)
-
-
-def _observe(context: JobContext, record: Run, seen: Observation) -> None:
-    context.ledger.record_observation(
-        record.id,
-        {"step": seen.step, "tokens": seen.tokens, "losses_nats": dict(seen.losses_nats)},
+def spec_of(context: JobContext, record: Run, recipe: Recipe) -> RunSpec:
+    """What the run's processes read; the ledger's mixture is the schedule's shares over all."""
+    schedule = (
+        MixtureSchedule.of(Mixture(record.mixture))
+        if record.schedule is None
+        else MixtureSchedule.from_dict(record.schedule)
     )
+    return RunSpec(
+        corpus=context.settings.corpus_folder(record.corpus_id),
+        recipe=recipe,
+        schedule=schedule,
+        folder=context.settings.run_folder(record.id),
+        seed=record.seed,
+        threads=context.settings.threads,
+    )
+
+
+def _train(context: JobContext, spec: RunSpec, emit: Emit) -> None:
+    """Train in this process or in several. Raises Stopped once a checkpoint is made for SIGTERM."""
+    processes = processes_for(context, spec.recipe)
+    with context.stoppable() as stop:
+        if processes > 1:
+            told = _supervised(context, spec, processes, emit, stop)
+        else:
+            told = run_spec(spec, emit=emit, stop=stop)
+    if told["event"] == "stopped":
+        raise Stopped("Stopped by SIGTERM; the run goes on from its checkpoint.")
+
+
+def processes_for(context: JobContext, recipe: Recipe) -> int:
+    """How many processes share the run."""
+    if context.job.payload["role"] != RunRole.FULL:
+        return 1
+    most = recipe.batch_sequences  # of which each process needs one
+    if context.settings.training_processes is not None:
+        return min(context.settings.training_processes, most)
+    worthwhile = max(1, recipe.tokens_per_step // LEAST_TOKENS_PER_PROCESS)
+    return max(1, min(visible_gpus(), worthwhile, most))
+
+
+def _supervised(
+    context: JobContext, spec: RunSpec, processes: int, emit: Emit, stop: Callable[[], bool]
+) -> Event:
+    """Train in several processes. Raises Crashed where they died; the log has their last words."""
+    path = spec.write(spec.folder / "spec.json")
+    grace = context.settings.checkpoint_grace_seconds
+    with Ranks.start(path, processes, grace_seconds=grace, threads=spec.threads) as ranks:
+        try:
+            return ranks.watch(emit, stop)
+        except RanksCrashed as problem:
+            raise Crashed(str(problem)) from problem

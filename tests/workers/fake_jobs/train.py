@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixlab.errors import DomainTooSmall
-from workers.jobs.context import JobContext
+from workers.jobs.context import JobContext, Stopped
 
 
 def run(context: JobContext) -> Mapping[str, Any]:
@@ -38,6 +38,19 @@ def _with_child(context: JobContext) -> None:
     _sleep(context)
 
 
+def _checkpoint(context: JobContext) -> None:
+    """Takes longer over its checkpoint than a lease lasts; the next attempt finds it."""
+    made = Path(context.job.payload["checkpoint"])
+    with context.stoppable() as stop:
+        while not made.exists():
+            context.progress("sleep", 0.5)
+            time.sleep(0.02)
+            if stop():
+                time.sleep(3)
+                made.touch()
+                raise Stopped("made a checkpoint")
+
+
 def _crash(context: JobContext) -> None:
     """Dies like one that the kernel killed for memory, so often."""
     if context.job.attempt <= int(context.job.payload["times"]):
@@ -60,6 +73,7 @@ def _leave(_context: JobContext) -> None:
 ACTS: dict[str, Callable[[JobContext], None]] = {
     "sleep": _sleep,
     "with_child": _with_child,
+    "checkpoint": _checkpoint,
     "crash": _crash,
     "refuse": _refuse,
     "break": _break,

@@ -1,0 +1,143 @@
+"""A training run as one JSON file: what every process of it reads, on every host.
+
+    {"corpus": folder, "recipe": {...}, "schedule": {"stages": [...]}, "folder": folder, "seed": 0,
+     ...}
+
+The same file trains alone, under torchrun and in a job. Paths that are not absolute count from
+the file's own folder, so that a run's folder can be moved as a whole.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from mixlab.errors import InvalidRecipe, MissingFile, TruncatedFile
+from mixlab.recipes import Recipe
+from mixlab.schedules import MixtureSchedule
+
+SHARDINGS = ("auto", "replicate", "shard")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
+
+@dataclass(frozen=True)
+class BranchPoint:
+    """A checkpoint of another run, from which this one goes on (with `Recipe.decayed`)."""
+
+    folder: Path
+    step: int
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], base: Path) -> Self:
+        """A branch as JSON holds it; paths count from `base`."""
+        return cls(folder=base / value["folder"], step=int(value["step"]))
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """All that decides a training run, and where it goes.
+
+    Raises InvalidRecipe for options that can't be followed.
+    """
+
+    corpus: Path  # folder of a tokenised corpus
+    recipe: Recipe
+    schedule: MixtureSchedule
+    folder: Path  # checkpoints, weights, metrics
+    seed: int = 0
+    threads: int | None = None  # CPU threads of each process
+    checkpoint_seconds: float = 30.0
+    keep_last: int = 2  # checkpoints, beside milestones
+    milestones: tuple[int, ...] = ()  # steps whose checkpoints are kept for ever
+    trackers: tuple[str, ...] = ()
+    sharding: Literal["auto", "replicate", "shard"] = "auto"  # of weights over processes
+    max_epochs: float | None = None  # the run stops before a domain is read more often
+    start: BranchPoint | None = None
+    events: Path | None = None  # a file or named pipe that gets the run's events
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.trackers) - set(TRACKERS))
+        if unknown:
+            raise InvalidRecipe(f"Trackers are {', '.join(TRACKERS)}; not {', '.join(unknown)}.")
+        if self.sharding not in SHARDINGS:
+            raise InvalidRecipe(f"sharding is auto, replicate or shard, not {self.sharding!r}.")
+        least = {"checkpoint_seconds": 0, "keep_last": 1, "seed": 0, "threads": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InvalidRecipe(f"{name} must be at least {low}, not {value}.")
+        if self.max_epochs is not None and not self.max_epochs > 0:
+            raise InvalidRecipe(f"max_epochs must be above 0, not {self.max_epochs}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form that `from_dict` reads back."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        paths = {name: None if plain[name] is None else str(plain[name]) for name in _PATHS}
+        start = self.start and {**vars(self.start), "folder": str(self.start.folder)}
+        return {
+            **plain, **paths,
+            "recipe": self.recipe.to_dict(),
+            "schedule": self.schedule.to_dict(),
+            "start": start,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], base: Path = Path()) -> Self:
+        """What `to_dict` wrote; paths count from `base`.
+
+        Raises InvalidRecipe for a field that is missing, unknown or of the wrong kind, and
+        InvalidMixture for a schedule that is none.
+        """
+        try:
+            return cls(**_fields(dict(value), base))
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise InvalidRecipe(
+                f"A run is described by {', '.join(field.name for field in fields(cls))}; "
+                f"what was given can't be read: {type(problem).__name__}: {problem}."
+            ) from problem
+
+    def write(self, path: Path) -> Path:
+        """Write the spec as JSON; it appears whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A spec from its file.
+
+        Raises MissingFile, TruncatedFile for what is no JSON, and what `from_dict` raises.
+        """
+        if not path.is_file():
+            raise MissingFile(f"There is no run's spec {path}; `mixlab train` writes one.")
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as problem:
+            raise TruncatedFile(f"{path} is no JSON: {problem}.") from problem
+        if not isinstance(value, dict):
+            raise InvalidRecipe(f"{path} holds a {type(value).__name__}, not a run's description.")
+        return cls.from_dict(value, path.absolute().parent)
+
+
+_PATHS = ("corpus", "folder", "events")
+
+
+def _fields(value: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The fields of a spec from JSON's values."""
+    read = {
+        "corpus": base / value.pop("corpus"),
+        "recipe": Recipe.from_dict(value.pop("recipe")),
+        "schedule": MixtureSchedule.from_dict(value.pop("schedule")),
+        "folder": base / value.pop("folder"),
+    }
+    if value.get("events") is not None:
+        value["events"] = base / value["events"]
+    if value.get("start") is not None:
+        value["start"] = BranchPoint.from_dict(value["start"], base)
+    for name in ("milestones", "trackers"):
+        value[name] = tuple(value.get(name) or ())
+    return {**value, **read}
