@@ -217,13 +217,13 @@ def _replicated(module: nn.Module, device: torch.device) -> nn.Module:
         module,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # rotations are constants
+        forward_sync_buffers=False,  # rotations are constants
     )
     wrapped.register_comm_hook(None, _summed)
     return wrapped
 
 
-def _summed(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
+def _summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     """A bucket's sum over ranks, where DDP by itself would take the mean."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     future: torch.futures.Future[list[Tensor]] = work.get_future()
