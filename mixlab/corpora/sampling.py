@@ -19,6 +19,7 @@ than one window is not trained on.
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -80,13 +81,13 @@ class Sampler:
         self.domains = self.schedule.domains
         self._check_names(streams)
         self.context = context
-        self.seed = seed
+        self.seed = int(seed)  # a NumPy integer would be written, and so hashed, in another way
         self.max_epochs = _checked_epochs(max_epochs)
         self._stages = [(0, batch_sequences), *((update - 1, n) for update, n in batch_stages)]
         self._streams = [streams[name] for name in self.domains]
-        self._windows = [self._count_windows(name, streams[name]) for name in self.domains]
+        self._windows = np.array([self._count_windows(n, streams[n]) for n in self.domains])
         self._turns = Turns(
-            self.schedule, self.domains, context=context, shift=_hash64("shift", seed)
+            self.schedule, self.domains, context=context, shift=_hash64("shift", self.seed)
         )
 
     def _check_names(self, streams: Mapping[str, TokenWindows]) -> None:
@@ -164,7 +165,9 @@ class Sampler:
         An epoch of a domain has (its tokens - 1) // context windows of `context` tokens each.
         """
         before, after = self._counts_before(from_step), self._counts_before(to_step)
-        bounds = zip(self.domains, self._windows, before.tolist(), after.tolist(), strict=True)
+        bounds = zip(
+            self.domains, self._windows.tolist(), before.tolist(), after.tolist(), strict=True
+        )
         return {
             name: [
                 {
@@ -189,12 +192,8 @@ class Sampler:
         """Domains that are taken beyond `max_epochs` once this step is done."""
         if self.max_epochs is None:
             return ()
-        counts = self._counts_before(step + 1).tolist()
-        return tuple(
-            name
-            for name, count, windows in zip(self.domains, counts, self._windows, strict=True)
-            if count > self.max_epochs * windows
-        )
+        over = self._counts_before(step + 1) > self.max_epochs * self._windows
+        return tuple(name for name, is_over in zip(self.domains, over, strict=True) if is_over)
 
     def _first(self, step: int) -> int:
         """The number of the step's first sequence."""
@@ -218,12 +217,15 @@ class Sampler:
             ordinals[here] = used + np.arange(len(here))
         if rows is not None:
             order, ordinals = order[rows], ordinals[rows]
-        epochs = ordinals // np.array(self._windows)[order]
-        windows = np.empty_like(order)
-        for i in np.unique(order):
-            here = order == i
-            windows[here] = self._window_index(int(i), ordinals[here])
-        return order, epochs, windows
+        sizes = self._windows[order]
+        epochs, places = np.divmod(ordinals, sizes)
+        return order, epochs, permuted(places, sizes, self._keys(order, epochs))
+
+    def _keys(self, order: Integers, epochs: Integers) -> Words:
+        """The permutation's key of each row, shape (row,)."""
+        pairs = zip(order.tolist(), epochs.tolist(), strict=True)
+        keys = [_hash64(self.domains[domain], self.seed, epoch) for domain, epoch in pairs]
+        return np.array(keys, dtype=np.uint64)
 
     def _check_epochs(self, step: int) -> None:
         if domains := self.beyond(step):
@@ -232,38 +234,50 @@ class Sampler:
                 "epochs; stop before it, or allow more epochs, or give a smaller share."
             )
 
-    def _window_index(self, domain: int, ordinals: Integers) -> Integers:
-        """Which window the j-th sequences of a domain read, shape (sequence,)."""
-        windows = self._windows[domain]
-        epochs, places = np.divmod(ordinals, windows)
-        index = np.empty_like(places)
-        for epoch in np.unique(epochs):
-            rows = epochs == epoch
-            key = _hash64(self.domains[domain], self.seed, int(epoch))
-            index[rows] = permuted(places[rows], windows, key)
-        return index
 
-
-def permuted(places: Integers, size: int, key: int) -> Integers:
+def permuted(places: Integers, sizes: Integers | int, keys: Words | int) -> Integers:
     """Where a keyed permutation of range(size) sends each place; memory does not grow with size.
 
-    A Feistel network permutes the next even power of two; walking its cycle until the value
-    is below `size` makes that a permutation of range(size).
+    Sizes and keys may differ from place to place. A Feistel network permutes the next even
+    power of two; walking its cycle until the value is below `size` makes that a permutation of
+    range(size).
     """
-    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    keys = [np.uint64(_hash64("round", key, i)) for i in range(FEISTEL_ROUNDS)]
-    values = _feistel(places.astype(np.uint64), half_bits, keys)
-    while (outside := values >= size).any():
-        values[outside] = _feistel(values[outside], half_bits, keys)
+    values = places.astype(np.uint64)
+    limits: Words = np.broadcast_to(np.asarray(sizes, dtype=np.uint64), values.shape)
+    rounds = _rounds(np.broadcast_to(np.asarray(keys, dtype=np.uint64), values.shape))
+    bits = _half_bits(limits)
+    outside = np.arange(len(values))
+    while len(outside):
+        values[outside] = _feistel(values[outside], bits[outside], rounds[:, outside])
+        outside = outside[values[outside] >= limits[outside]]
     return values.astype(np.int64)
 
 
-def _feistel(values: Words, half_bits: int, keys: list[np.uint64]) -> Words:
-    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = values >> shift, values & mask
-    for key in keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
-    return (left << shift) | right
+def _half_bits(sizes: Words) -> Words:
+    """Half the bits that hold every number below the size, rounded up, at least 1."""
+    found, inverse = np.unique(sizes, return_inverse=True)
+    bits = [max(1, ((size - 1).bit_length() + 1) // 2) for size in found.tolist()]
+    return np.array(bits, dtype=np.uint64)[inverse]
+
+
+def _rounds(keys: Words) -> Words:
+    """The keys of the network's rounds, shape (round, place)."""
+    found, inverse = np.unique(keys, return_inverse=True)
+    each = np.array([_round_keys(key) for key in found.tolist()], dtype=np.uint64)
+    return each.reshape(-1, FEISTEL_ROUNDS).T[:, inverse]
+
+
+@lru_cache(maxsize=4096)
+def _round_keys(key: int) -> tuple[int, ...]:
+    return tuple(_hash64("round", key, i) for i in range(FEISTEL_ROUNDS))
+
+
+def _feistel(values: Words, half_bits: Words, rounds: Words) -> Words:
+    mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    left, right = values >> half_bits, values & mask
+    for keys in rounds:
+        left, right = right, left ^ (_mix(right ^ keys) & mask)
+    return (left << half_bits) | right
 
 
 def _mix(words: Words) -> Words:
@@ -279,6 +293,7 @@ def _checked_epochs(max_epochs: float | None) -> float | None:
     return max_epochs
 
 
+@lru_cache(maxsize=4096)
 def _hash64(*parts: str | int) -> int:
     """A 64-bit number from names and numbers, the same on every machine."""
     digest = blake2b(repr(parts).encode(), digest_size=8).digest()

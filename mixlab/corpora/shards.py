@@ -179,7 +179,8 @@ class TokenStream:
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._files = list(shards)
         self._opened: dict[int, Offsets] = {}
-        self._shards = [shard.tokens() for shard in shards]
+        # Plain arrays over the mapped memory, since a slice of np.memmap costs several times more.
+        self._shards: list[Tokens] = [np.asarray(shard.tokens()) for shard in shards]
         self._ends = np.cumsum([len(tokens) for tokens in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -203,11 +204,25 @@ class TokenStream:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16)
 
     def windows(self, starts: npt.ArrayLike, length: int) -> npt.NDArray[np.int64]:
-        """One window for each start, shape (start, length)."""
+        """One window for each start, shape (start, length).
+
+        Raises IndexError where a window leaves the stream.
+        """
         offsets = np.asarray(starts, dtype=np.int64)
         rows = np.empty((len(offsets), length), dtype=np.int64)
-        for row, start in zip(rows, offsets.tolist(), strict=True):
-            row[:] = self.window(start, length)
+        if not rows.size:
+            return rows
+        self._check_window(int(offsets.min()), length)
+        self._check_window(int(offsets.max()), length)
+        shards = np.searchsorted(self._ends, offsets, side="right")
+        lefts = self._ends[shards] - offsets  # tokens of the shard from the start on
+        for row, start, index, left in zip(
+            rows, offsets.tolist(), shards.tolist(), lefts.tolist(), strict=True
+        ):
+            if left > length:
+                row[:] = self._shards[index][-left : length - left]
+            else:
+                row[:] = self.window(start, length)
         return rows
 
     def pieces(self, start: int, length: int) -> tuple[Piece, ...]:

@@ -210,6 +210,23 @@ def test_steps_and_tokens_are_the_recipes(stages: tuple[tuple[int, int], ...], s
     assert made.tokens_before(step) == chosen.tokens_before(step + 1)
 
 
+@pytest.mark.parametrize("seed", [7, np.int64(7)])
+def test_runs_of_one_mixture_read_what_the_first_version_read(seed: int) -> None:
+    """Recorded before there were schedules; a run resumed or audited later relies on it."""
+    streams = {"code": Stream(700, 0), "law": Stream(400, 10_000), "talk": Stream(5000, 20_000)}
+    made = Sampler(
+        streams, Mixture({"code": 0.2, "law": 0.5, "talk": 0.3}), context=CONTEXT,
+        batch_sequences=12, seed=seed,
+    )  # fmt: skip
+    assert made.batch(0)[:, 0].tolist() == [
+        10040, 272, 10256, 10360, 20152, 10048, 616, 23632, 10024, 232, 10192, 10144,
+    ]  # fmt: skip
+    assert made.batch(1000)[:, 0].tolist() == [
+        24816, 10256, 408, 20752, 10064, 23032, 10264, 552, 23168, 10320, 24, 10016,
+    ]  # fmt: skip
+    assert made.consumed(3, 1000) == {"code": 19144, "law": 47856, "talk": 28712}
+
+
 # ---- readers that share a step
 
 
