@@ -5,7 +5,13 @@ A placement is computed from the schedule, the corpus, the seed and the step, as
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Offsets = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -16,6 +22,16 @@ class Piece:
     document: int  # its number in the shard, counted from 0
     first_token: int  # offset in the document of the first token
     last_token: int  # and of the last one, itself inside
+
+
+def pieces_of(shard: str, starts: Offsets, first: int, stop: int) -> list[Piece]:
+    """The documents of a shard's tokens first to stop - 1, `starts` being where all begin."""
+    begin, end = np.searchsorted(starts, [first, stop - 1], side="right").tolist()
+    own = starts[begin - 1 : end].tolist()
+    return [
+        Piece(shard, number, max(first, at) - at, until - 1 - at)
+        for number, (at, until) in enumerate(pairwise([*own, stop]), start=begin - 1)
+    ]
 
 
 @dataclass(frozen=True)

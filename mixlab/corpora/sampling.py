@@ -151,6 +151,11 @@ class Sampler:
             row, self.domains[domain], epoch, window, start, start + self.context, pieces
         )
 
+    @property
+    def epoch_tokens(self) -> dict[str, int]:
+        """Tokens that one epoch of each domain has: its tokens but the tail."""
+        return dict(zip(self.domains, (self._windows * self.context).tolist(), strict=True))
+
     def consumed(self, from_step: int, to_step: int) -> dict[str, int]:
         """Tokens of each domain in steps from_step to to_step - 1, without replaying them.
 

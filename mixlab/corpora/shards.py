@@ -18,14 +18,13 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mixlab.corpora.placements import Piece
+from mixlab.corpora.placements import Piece, pieces_of
 from mixlab.errors import InvalidCorpus, MissingFile, TruncatedFile
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
@@ -236,7 +235,8 @@ class TokenStream:
         for index in range(first, last + 1 if length else first):
             begin = int(self._ends[index]) - len(self._shards[index])
             stop = min(start + length - begin, len(self._shards[index]))
-            found += _pieces(self._files[index], self._starts(index), max(start - begin, 0), stop)
+            name, starts = self._files[index].entry.file, self._starts(index)
+            found += pieces_of(name, starts, max(start - begin, 0), stop)
         return tuple(found)
 
     def _starts(self, index: int) -> Offsets:
@@ -248,16 +248,6 @@ class TokenStream:
     def _check_window(self, start: int, length: int) -> None:
         if start < 0 or length < 0 or start + length > len(self):
             raise IndexError(f"Tokens {start} to {start + length} of a stream of {len(self)}.")
-
-
-def _pieces(shard: Shard, starts: Offsets, first: int, stop: int) -> list[Piece]:
-    """The documents of tokens first to stop - 1 of a shard."""
-    begin, end = np.searchsorted(starts, [first, stop - 1], side="right").tolist()
-    own = starts[begin - 1 : end].tolist()
-    return [
-        Piece(shard.entry.file, number, max(first, at) - at, until - 1 - at)
-        for number, (at, until) in enumerate(pairwise([*own, stop]), start=begin - 1)
-    ]
 
 
 @dataclass(frozen=True)
