@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mixlab.corpora.sampling import TokenWindows
 from mixlab.errors import DomainTooSmall
-from mixlab.training.head import IGNORED, token_losses
+from mixlab.training.head import IGNORED
+from mixlab.training.parallel import World
 
-Features = Callable[[Tensor], Tensor]
+Each = Callable[[Tensor], Tensor]
 
 
 class Validation:
@@ -47,27 +48,33 @@ class Validation:
         """How many tokens each domain's loss is the mean of."""
         return dict(zip(self.domains, self._counts.tolist(), strict=True))
 
-    @torch.no_grad()
-    def losses(self, features: Features, weight: Tensor, *, sequences: int) -> dict[str, float]:
-        """Mean loss of each domain in nats per token, `sequences` windows at a time."""
-        per_window = torch.cat(
-            [
-                self._window_losses(features, weight, first, sequences)
-                for first in range(0, len(self.inputs), sequences)
-            ]
-        )
-        sums = torch.zeros(len(self.domains), dtype=torch.float64).index_add_(
-            0, self._domain, per_window
-        )
-        return dict(zip(self.domains, (sums / self._counts).tolist(), strict=True))
+    def losses(self, each: Each, world: World, *, sequences: int) -> dict[str, float]:
+        """Mean loss of each domain in nats per token, `sequences` windows at a time.
 
-    def _window_losses(
-        self, features: Features, weight: Tensor, first: int, sequences: int
-    ) -> Tensor:
-        inputs = self.inputs[first : first + sequences].to(weight.device)
-        targets = self.targets[first : first + sequences].to(weight.device)
-        losses = token_losses(features(inputs).flatten(0, 1), weight, targets.flatten())
-        return losses.view(targets.shape).double().sum(dim=1).cpu()
+        `each` gives the losses (row, place) of tokens (row, place + 1). Ranks share the
+        windows, and all get the result.
+        """
+        mine = self._rows(world)
+        per_window = torch.cat(
+            [self._summed(each, rows, world.device) for rows in torch.split(mine, sequences)]
+        )
+        # Windows that only fill up the last round belong to no domain.
+        real = mine < len(self.inputs)
+        domain = self._domain[mine.clamp(max=len(self.inputs) - 1)]
+        sums = torch.zeros(len(self.domains), dtype=torch.float64)
+        sums.index_add_(0, domain[real], per_window[real])
+        means = world.sum(sums) / self._counts
+        return dict(zip(self.domains, means.tolist(), strict=True))
+
+    def _rows(self, world: World) -> Tensor:
+        """This rank's windows; as many on every rank, for all take part in every call."""
+        rounds = -(-len(self.inputs) // world.size)
+        return torch.arange(rounds) * world.size + world.rank
+
+    def _summed(self, each: Each, rows: Tensor, device: torch.device) -> Tensor:
+        rows = rows.clamp(max=len(self.inputs) - 1)
+        tokens = torch.cat((self.inputs[rows, :1], self.targets[rows]), dim=1).to(device)
+        return each(tokens).double().sum(dim=1).cpu()
 
 
 def _windows(name: str, stream: TokenWindows, context: int, tokens: int) -> np.ndarray:

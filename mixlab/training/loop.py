@@ -1,80 +1,120 @@
-"""The training loop: one for proxy runs and for the full-scale run.
+"""The training loop: one for proxy runs and for the full-scale run, on one process or many.
 
-    for step in 1 .. steps:  batch(mixture, seed, step) -> loss -> gradients -> clip -> AdamW
+    for step in 1 .. steps:  batch(mixture schedule, seed, step) -> loss -> gradients -> clip
+                             -> guard -> AdamW
                              at evaluation steps: validation loss of every domain
 
 For a seed, a machine and a number of threads, losses are equal to the last bit, and a run that
-was killed goes on from its checkpoint to the same losses.
-Limits: one process and one device; resuming on another device changes the last bits.
+was killed goes on from its checkpoint to the same losses. Reading a loss waits for the device,
+so losses are looked at every few steps, and before anything is measured or saved; only the
+guard that skips has to look at each. Ranks agree on a stop or a checkpoint once a step, through
+a message between CPUs.
+Limits: resuming on another device or number of ranks changes the last bits.
 """
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from mixlab.corpora.sampling import Sampler
-from mixlab.errors import Diverged, InvalidRecipe
+from mixlab.errors import InvalidRecipe
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.runs import Observation
+from mixlab.schedules import MixtureSchedule
+from mixlab.training.branches import Branch, check_branch, trunk_identity
 from mixlab.training.checkpoints import Checkpoints
-from mixlab.training.decoder import Decoder
-from mixlab.training.evaluation import Validation
-from mixlab.training.head import loss_sum
-from mixlab.training.optimiser import adamw, learning_rate
-from mixlab.training.parallel import World
-from mixlab.training.placement import (
-    autocast,
-    chosen_device,
-    compiled_or_eager,
-    deterministic,
-    micro_batch,
-    peak_memory_bytes,
+from mixlab.training.data import (
+    check_vocabulary,
+    consumed_by,
+    last_step,
+    mixture_until,
+    sampler_of,
+    validation_of,
 )
-from mixlab.training.records import TokenCorpus, TrainingProgress, TrainingResult
+from mixlab.training.engine import Engine
+from mixlab.training.guards import (
+    LOSS,
+    ROLL_BACKS,
+    SKIPS_IN_A_ROW,
+    STEPS_ROLLED_BACK,
+    Anomaly,
+    Guard,
+    left_out,
+)
+from mixlab.training.metrics import MFU_FORMULA
+from mixlab.training.options import Options, Progress
+from mixlab.training.parallel import World
+from mixlab.training.placement import deterministic, peak_memory_bytes
+from mixlab.training.records import TokenCorpus, TrainingResult
+from mixlab.training.reporting import Reporter, mean, tokens_per_second
+from mixlab.training.state import RunState, identity_of
+from mixlab.training.trackers import Tracker
 from mixlab.training.weights import WEIGHTS, save_weights
 
-Progress = Callable[[TrainingProgress], None]
-
-LOOK_EVERY_STEPS = 10  # reading a loss waits for the device
-PROGRESS_SECONDS = 0.5
-# A model that knows nothing has ln(vocabulary); one nat worse is no training any more.
-DIVERGENCE_MARGIN_NATS = 1.0
+LOOK_EVERY_STEPS = 10
 
 
 def train(
     recipe: Recipe,
     corpus: TokenCorpus,
-    mixture: Mixture,
+    mixture: Mixture | MixtureSchedule,
     *,
     seed: int,
     folder: Path | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
     checkpoint_seconds: float = 30.0,
+    keep_last: int = 2,
+    milestones: Sequence[int] = (),
+    max_epochs: float | None = None,
+    world: World | None = None,
+    stop: Callable[[], bool] | None = None,
+    start: Branch | None = None,
+    trackers: Sequence[str | Tracker] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
     """Train the recipe on the mixture and measure every domain's validation loss.
 
     With a folder, a checkpoint is kept there at least every `checkpoint_seconds` and at the
-    end, a run that was killed goes on from it, and the final weights are saved. `threads` is
-    the number of CPU threads, which changes results in their last bits.
+    end, a run that was killed goes on from it, and the final weights are saved; the newest
+    `keep_last` and those after the steps in `milestones` stay. `threads` is the number of CPU
+    threads, which changes results in their last bits. The run ends early where `stop()` says
+    so, asked once per step, after writing a checkpoint; and before the first update that would
+    read a domain more than `max_epochs` times. With `start` it begins as a branch of another
+    run. `trackers` are names ("tensorboard", "wandb", "mlflow") or values of the protocol.
 
-    Raises Diverged with the step and the loss, InvalidRecipe for a vocabulary that is too
-    small or a folder of another run, InvalidMixture for domains that the corpus lacks, and
-    DomainTooSmall for a domain with less than one sequence.
+    Raises Diverged with the step and the value, InvalidRecipe for a vocabulary that is too
+    small, a folder of another run or a branch that is none, InvalidMixture for domains that
+    the corpus lacks, DomainTooSmall for a domain with less than one sequence (or less than
+    `max_epochs` allows one update), MissingExtra for a tracker that isn't installed, and
+    NotWritten for a checkpoint that the disk didn't take.
     """
-    device = chosen_device()
-    with deterministic(device, threads):
-        run = _Run(recipe, corpus, mixture, seed, folder, device, clock)
-        with run.checkpoints or nullcontext():
-            return run.to_its_end(progress, checkpoint_seconds)
+    world = world or World.alone()
+    options = Options(
+        folder=folder,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+        keep_last=keep_last,
+        milestones=frozenset(milestones),
+        stop=stop or (lambda: False),
+        start=start,
+        trackers=tuple(trackers),
+        clock=clock,
+    )
+    if start is not None:
+        recipe = start.recipe(recipe)
+    schedule = MixtureSchedule.of(mixture)
+    with deterministic(world.device, threads):
+        run = _Run(
+            recipe, corpus, schedule, seed=seed, max_epochs=max_epochs, world=world, options=options
+        )
+        return run.to_its_end()
 
 
 class _Run:
@@ -84,223 +124,262 @@ class _Run:
         self,
         recipe: Recipe,
         corpus: TokenCorpus,
-        mixture: Mixture,
+        schedule: MixtureSchedule,
+        *,
         seed: int,
-        folder: Path | None,
-        device: torch.device,
-        clock: Callable[[], float],
+        max_epochs: float | None,
+        world: World,
+        options: Options,
     ) -> None:
-        _check_vocabulary(recipe, corpus)
-        self.recipe, self.mixture, self.folder = recipe, mixture, folder
-        self.device, self.clock = device, clock
-        self.sequences = micro_batch(recipe, device)
-        self.sampler, self.validation = _data(recipe, corpus, mixture, seed)
-        self.identity = {
-            "recipe": recipe.to_dict(),
-            "mixture": dict(mixture.proportions),
-            "seed": seed,
-            "corpus": corpus.fingerprint,
-        }
-        self.world = World.alone(device)
-        self.checkpoints = (
-            None if folder is None else Checkpoints(folder, self.identity, self.world)
-        )
-        self.model = Decoder(recipe.architecture)
-        self.model.initialise(seed)
-        self.model.to(device)
-        self.optimiser = adamw(self.model, recipe)
-        self.features: Callable[[torch.Tensor], torch.Tensor] = self.model.features
-        self.execution = "eager"
-        self.step = 0
-        self.observations: list[Observation] = []
-        self.seconds = self.update_seconds = 0.0
-        self.recent: list[torch.Tensor] = []  # losses not looked at yet
-        self.train_loss_nats: float | None = None
+        check_vocabulary(recipe, corpus)
+        self.recipe, self.schedule, self.world, self.options = recipe, schedule, world, options
+        self.sampler = sampler_of(recipe, corpus, schedule, seed=seed, max_epochs=max_epochs)
+        self.last, self.note = last_step(recipe, self.sampler)
+        self.evaluations = {step for step in recipe.evaluation_steps if step <= self.last}
+        # What an exhausted run has learned is measured where it ends.
+        self.evaluations |= {self.last} if self.note else set()
+        self.identity = identity_of(recipe, schedule, seed=seed, corpus=corpus.fingerprint)
+        self.reporter = Reporter(recipe, self.last, world, options, self.identity)
+        self.checkpoints = self._kept()
+        self.validation = validation_of(recipe, corpus)
+        self.engine = Engine(recipe, self.sampler, seed, world)
+        self.state, self.guard = RunState(), Guard(recipe)
+        self.pending: list[tuple[int, Tensor, Tensor]] = []  # step, loss, norm: not read yet
 
-    def to_its_end(self, progress: Progress | None, checkpoint_seconds: float) -> TrainingResult:
-        """Resume where a checkpoint is, do the remaining updates, and sum up."""
-        self._resume()
-        began = self.clock()
-        done_before, seconds_before = self.step, self.seconds
-        reported = saved = began
-        if self.step < self.recipe.steps:
-            self._compile()
-        while self.step < self.recipe.steps:
-            self._update()
-            found = self._evaluate() if self.step in self.recipe.evaluation_steps else None
-            now = self.clock()
-            self.seconds = seconds_before + now - began
-            if progress and (found or now - reported >= PROGRESS_SECONDS):
-                pace = (now - began) / (self.step - done_before)
-                progress(self._progress(pace, found))
-                reported = now
-            if now - saved >= checkpoint_seconds or self.step == self.recipe.steps:
-                self._save()
-                saved = self.clock()
-        return self._result()
-
-    def _compile(self) -> None:
-        if self.recipe.compiled:
-            shape = (self.sequences, self.recipe.architecture.context)
-            example = torch.zeros(shape, dtype=torch.int64, device=self.device)
-            with autocast(self.device):
-                self.features, self.execution = compiled_or_eager(
-                    self.model.features, example, self.device
+    def _kept(self) -> Checkpoints | None:
+        options, goes_back = self.options, self.recipe.on_anomaly == "roll_back"
+        if options.folder is None:
+            if goes_back:
+                raise InvalidRecipe(
+                    f"{self.recipe.name} rolls back on an anomaly, which needs checkpoints; "
+                    "give the run a folder, or take on_anomaly 'skip'."
                 )
-            self.optimiser.zero_grad()
+            return None
+        # There must be one to go back to, however early the anomaly is.
+        first = {options.start.step if options.start else 0} if goes_back else set()
+        return Checkpoints(
+            options.folder,
+            self.identity,
+            self.world,
+            keep_last=options.keep_last,
+            milestones=options.milestones | first,
+        )
 
-    def _update(self) -> None:
-        """One weight update."""
-        began = self.clock()
-        tokens = torch.from_numpy(self.sampler.batch(self.step)).to(self.device)
-        self.step += 1
-        total = torch.zeros((), device=self.device)
-        for some in tokens.split(self.sequences):  # type: ignore[no-untyped-call]
-            with autocast(self.device):
-                # Contiguous like the example that it was compiled for.
-                found = self.features(some[:, :-1].contiguous()).flatten(0, 1)
-                loss = loss_sum(found, self.model.head.weight, some[:, 1:].flatten())
-            loss = loss / self.recipe.tokens_per_step
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step) * group["scale"]
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        self.recent.append(total)
-        if self.step % LOOK_EVERY_STEPS == 0 or self.step in self.recipe.evaluation_steps:
-            self._look()
-        self.update_seconds += self.clock() - began
+    def to_its_end(self) -> TrainingResult:
+        """Resume where a checkpoint is, do the remaining updates, and sum up."""
+        with ExitStack() as opened:
+            opened.callback(self.reporter.close)
+            opened.callback(self.engine.batches.close)
+            if self.checkpoints is not None:
+                opened.enter_context(self.checkpoints)
+            self._begin()
+            stopped = self._go_on() if self.state.step < self.last else False
+        return self._result(stopped)
 
-    def _look(self) -> None:
-        """Read the latest losses. Raises Diverged where they are none."""
-        losses = torch.stack(self.recent).tolist()
-        self.recent.clear()
-        self.train_loss_nats = sum(losses) / len(losses)
-        limit = math.log(self.recipe.architecture.vocabulary) + DIVERGENCE_MARGIN_NATS
-        warm = self.step > self.recipe.warmup_steps
-        if not math.isfinite(self.train_loss_nats) or (warm and self.train_loss_nats > limit):
-            raise self._diverged("training loss", self.train_loss_nats)
+    def _begin(self) -> None:
+        """Fill weights and state from the newest checkpoint, or the trunk's."""
+        start, checkpoints = self.options.start, self.checkpoints
+        record = checkpoints and checkpoints.resume(self.engine.module, self.engine.optimiser)
+        if record:
+            self._restore(record)
+        elif start is not None:
+            self._restore(self._branched(start))
+            self.state.begun_at, self.state.seconds, self.state.update_seconds = start.step, 0, 0
+
+    def _branched(self, start: Branch) -> dict[str, Any]:
+        check_branch(start, trunk_identity(start), self.identity)
+        trunk = Checkpoints(start.folder, None, self.world)
+        return trunk.load(start.step, self.engine.module, self.engine.optimiser)
+
+    def _restore(self, record: Mapping[str, Any]) -> None:
+        seen = [
+            self._observation(entry["step"], entry["losses_nats"])
+            for entry in record["observations"]
+            if entry["step"] in self.evaluations
+        ]
+        self.state = RunState.from_record(record, seen)
+        self.guard = Guard(self.recipe, self.state.recent)
+        self.pending.clear()
+
+    def _go_on(self) -> bool:
+        """Do the remaining updates; whether the run was stopped before the last."""
+        self.engine.compile()
+        clock, seconds_before = self.options.clock, self.state.seconds
+        began = saved = clock()
+        self.reporter.begin(self.state, self.engine, began)
+        if (
+            self.recipe.on_anomaly == "roll_back"
+            and self.checkpoints
+            and not self.checkpoints.steps()
+        ):
+            self._save(wait=True)
+        while self.state.step < self.last:
+            found = self._advance()
+            now = clock()
+            self.state.seconds = seconds_before + now - began
+            self.reporter.progress(self.state, found, now)
+            stop, due = self._agreed(now - saved >= self.options.checkpoint_seconds)
+            ends = stop or self.state.step == self.last
+            if ends or due or self.state.step in self.options.milestones:
+                self._save(wait=ends)
+                saved = clock()
+            if stop:
+                return self.state.step < self.last
+        return False
+
+    def _agreed(self, due: bool) -> tuple[bool, bool]:
+        """Whether any rank is asked to stop, and whether the first one's clock wants a checkpoint.
+
+        A message between CPUs, which doesn't wait for the device.
+        """
+        stop = self.options.stop()
+        if self.world.size == 1:
+            return stop, due
+        flags = self.world.sum(torch.tensor([int(stop), int(due and self.world.main)]))
+        return bool(flags[0]), bool(flags[1])
+
+    def _advance(self) -> Observation | None:
+        """One update and what belongs to it; the evaluation, where there is one."""
+        began = self.options.clock()
+        step = self.state.step + 1
+        self.state.step = step
+        if step in self.state.left_out:
+            self.state.skipped.append(self.state.left_out[step])
+        else:
+            self._update(step)
+        evaluates = step in self.evaluations
+        looks = evaluates or step % LOOK_EVERY_STEPS == 0
+        sound = self._read() if looks else True
+        self.state.update_seconds += self.options.clock() - began
+        if not looks or not sound:
+            return None
+        loss = mean(self.state.losses)
+        if loss is not None:
+            self.guard.check_mean(step, loss)
+        found = self._evaluate() if evaluates else None
+        self.reporter.line(self.state, found)
+        self.state.losses.clear()
+        self.state.norms.clear()
+        return found
+
+    def _update(self, step: int) -> None:
+        """One weight update, unless the guard leaves it out."""
+        loss, norm = self.engine.gradients(step)
+        if self.recipe.on_anomaly == "skip" and self._is_anomalous(step, loss, norm):
+            self.engine.discard()
+            return
+        self.engine.apply(step)
+        if self.recipe.on_anomaly != "skip":
+            self.pending.append((step, loss, norm))
+
+    def _is_anomalous(self, step: int, loss: Tensor, norm: Tensor) -> bool:
+        """Look at an update before it is made; here the loop waits for the device."""
+        self.pending.append((step, loss, norm))
+        found = self._first_anomaly()
+        if not self.world.any(found is not None):
+            return False
+        found = found or Anomaly(step, LOSS, float("nan"))
+        self.state.skipped.append(found.to_dict())
+        if self.state.skips_in_a_row(step) >= SKIPS_IN_A_ROW:
+            raise self.guard.diverged(
+                found, tried=f", the {SKIPS_IN_A_ROW}th update skipped in a row"
+            )
+        return True
+
+    def _first_anomaly(self) -> Anomaly | None:
+        """Read the losses that are pending, up to one that is anomalous."""
+        if not self.pending:
+            return None
+        steps, losses, norms = zip(*self.pending, strict=True)
+        self.pending.clear()
+        # One transfer from the device for both.
+        values = torch.cat((self.world.sum(torch.stack(losses)), torch.stack(norms))).tolist()
+        for step, loss, norm in zip(steps, values, values[len(steps) :], strict=False):
+            found = self.guard.anomaly(step, loss, norm)
+            if found is not None:
+                return found
+            self.state.losses.append(loss)
+            self.state.norms.append(norm)
+        return None
+
+    def _read(self) -> bool:
+        """Read the losses so far; False where the run has gone back because of one."""
+        found = self._first_anomaly()
+        if found is None:
+            return True
+        if self.recipe.on_anomaly != "roll_back":
+            raise self.guard.diverged(found)
+        self._roll_back(found)
+        return False
+
+    def _roll_back(self, found: Anomaly) -> None:
+        """Go back to a checkpoint before the anomaly, and leave out what led to it."""
+        assert self.checkpoints is not None
+        before = self.state
+        if before.roll_backs >= ROLL_BACKS:
+            raise self.guard.diverged(found, tried=f", after {ROLL_BACKS} roll-backs")
+        first = max(before.begun_at + 1, found.step - STEPS_ROLLED_BACK + 1)
+        self.checkpoints.wait()
+        target = max(step for step in self.checkpoints.steps() if step < first)
+        self.checkpoints.drop_after(target)
+        self._restore(self.checkpoints.load(target, self.engine.module, self.engine.optimiser))
+        self.state.left_out = before.left_out | left_out(found, first)
+        self.state.roll_backs = before.roll_backs + 1
+        self.state.seconds, self.state.update_seconds = before.seconds, before.update_seconds
+        self.reporter.rewind(self.state)
 
     def _evaluate(self) -> Observation:
-        with autocast(self.device):
-            # Eager: compiling once more for evaluations costs more than it saves.
-            losses = self.validation.losses(
-                self.model.features, self.model.head.weight, sequences=self.sequences
-            )
+        losses = self.engine.evaluate(self.validation)
         for name, loss in losses.items():
             if not math.isfinite(loss):
-                raise self._diverged(f"validation loss of {name!r}", loss)
-        self.observations.append(self._observation(self.step, losses))
-        return self.observations[-1]
+                what = f"validation loss of {name!r}"
+                raise self.guard.diverged(Anomaly(self.state.step, what, loss))
+        self.state.observations.append(self._observation(self.state.step, losses))
+        return self.state.observations[-1]
 
-    def _diverged(self, what: str, loss: float) -> Diverged:
-        known = math.log(self.recipe.architecture.vocabulary)
-        return Diverged(
-            f"{self.recipe.name} diverged: the {what} is {loss:.4g} nats at step {self.step} of "
-            f"{self.recipe.steps}, where knowing nothing has {known:.2f}; lower the learning "
-            f"rate (it is {self.recipe.learning_rate:g}) or lengthen the warm-up."
-        )
-
-    def _observation(self, step: int, losses_nats: dict[str, float]) -> Observation:
+    def _observation(self, step: int, losses_nats: Mapping[str, float]) -> Observation:
         return Observation(
             run="",
-            mixture=self.mixture,
+            mixture=mixture_until(step, self.schedule, self.sampler),
             step=step,
-            tokens=step * self.recipe.tokens_per_step,
-            losses_nats=losses_nats,
+            tokens=self.recipe.tokens_before(step + 1),
+            losses_nats=dict(losses_nats),
             params=self.recipe.architecture.parameters,
         )
 
-    def _progress(self, seconds_per_step: float, found: Observation | None) -> TrainingProgress:
-        return TrainingProgress(
-            step=self.step,
-            steps=self.recipe.steps,
-            train_loss_nats=self.train_loss_nats,
-            tokens_per_second=self._tokens_per_second(),
-            eta_seconds=seconds_per_step * (self.recipe.steps - self.step),
-            observation=found,
-        )
-
-    def _tokens_per_second(self) -> float:
-        return self.step * self.recipe.tokens_per_step / max(self.update_seconds, 1e-9)
-
-    def _resume(self) -> None:
-        """Go on from the folder's checkpoint, where there is one."""
-        if self.checkpoints is None:
-            return
-        record = self.checkpoints.resume(self.model, self.optimiser)
-        if record is None:
-            return
-        self.step = record["step"]
-        self.seconds, self.update_seconds = record["seconds"], record["update_seconds"]
-        self.observations = [
-            self._observation(entry["step"], entry["losses_nats"])
-            for entry in record["observations"]
-        ]
-
-    def _save(self) -> None:
+    def _save(self, *, wait: bool) -> None:
         """Write the checkpoint, and after the last update the weights."""
-        if self.folder is None or self.checkpoints is None:
+        folder = self.options.folder
+        # What is saved has been looked at: no checkpoint holds an anomaly to go back from.
+        if self.checkpoints is None or folder is None or not self._read():
             return
-        record: dict[str, Any] = {
-            "identity": self.identity,
-            "step": self.step,
-            "seconds": self.seconds,
-            "update_seconds": self.update_seconds,
-            "observations": [
-                {"step": seen.step, "losses_nats": dict(seen.losses_nats)}
-                for seen in self.observations
-            ],
-        }
-        done = self.step == self.recipe.steps
-        if done:
-            save_weights(self.folder, self.model, record, self.world)
-        self.checkpoints.save(self.step, self.model, self.optimiser, record, wait=done)
-
-    def _result(self) -> TrainingResult:
-        ends = sorted({0, *self.recipe.evaluation_steps, self.recipe.steps})
-        consumed = tuple(
-            {"from_step": a, "to_step": b, "tokens": self.sampler.consumed(a, b)}
-            for a, b in pairwise(ends)
+        self.state.recent = list(self.guard.recent)
+        record = self.state.to_record()
+        if self.state.step == self.last:
+            run = {"identity": self.identity, **record}
+            save_weights(folder, self.engine.module, run, self.world)
+        self.checkpoints.save(
+            self.state.step, self.engine.module, self.engine.optimiser, record, wait=wait
         )
+
+    def _result(self, stopped: bool) -> TrainingResult:
+        state, folder = self.state, self.options.folder
+        pace = tokens_per_second(self.recipe, state)
+        note = f"It was stopped after update {state.step} of {self.last}." if stopped else self.note
+        skipped = [entry["step"] for entry in state.skipped]
         return TrainingResult(
-            observations=tuple(self.observations),
-            consumed=consumed,
+            observations=tuple(state.observations),
+            consumed=consumed_by(self.recipe, self.sampler, state.step, skipped),
             evaluation_tokens=self.validation.tokens,
-            seconds=self.seconds,
-            tokens_per_second=self._tokens_per_second(),
-            peak_memory_bytes=peak_memory_bytes(self.device),
-            execution=f"{self.device.type}, {self.execution}",
-            weights=None if self.folder is None else self.folder / WEIGHTS,
-        )
-
-
-def _data(
-    recipe: Recipe, corpus: TokenCorpus, mixture: Mixture, seed: int
-) -> tuple[Sampler, Validation]:
-    """Training batches, and the validation windows of all the corpus's domains."""
-    context = recipe.architecture.context
-    sampler = Sampler(
-        {name: corpus.stream(name, "train") for name in corpus.domains},
-        mixture,
-        context=context,
-        batch_sequences=recipe.batch_sequences,
-        seed=seed,
-    )
-    validation = Validation(
-        {name: corpus.stream(name, "validation") for name in corpus.domains},
-        context=context,
-        tokens_per_domain=recipe.evaluation_tokens,
-    )
-    return sampler, validation
-
-
-def _check_vocabulary(recipe: Recipe, corpus: TokenCorpus) -> None:
-    size = recipe.architecture.vocabulary
-    if corpus.vocabulary > size:
-        raise InvalidRecipe(
-            f"{recipe.name} has a vocabulary of {size}, but the corpus uses {corpus.vocabulary} "
-            "tokens; use Recipe.for_vocabulary()."
+            seconds=state.seconds,
+            tokens_per_second=pace,
+            peak_memory_bytes=peak_memory_bytes(self.world.device),
+            execution=self.engine.execution,
+            weights=None if folder is None or stopped else folder / WEIGHTS,
+            ended="stopped" if stopped else "exhausted" if self.note else "done",
+            note=note,
+            step=state.step,
+            skipped=tuple(state.skipped),
+            mfu=self.reporter.mfu(pace),
+            mfu_formula=MFU_FORMULA.value,
         )

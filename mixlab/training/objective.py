@@ -7,6 +7,7 @@ Everything that has a gradient goes through `forward`, because DistributedDataPa
 see a module's call and nothing else. Names of weights are the decoder's.
 """
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -39,12 +40,12 @@ class NextTokenLoss(nn.Module):
         return loss_sum(features, self.decoder.head.weight, targets)
 
 
-def recompute_blocks(decoder: Decoder) -> None:
+def recompute(blocks: Iterable[nn.Module]) -> None:
     """Keep only each block's input for its gradient, and compute the rest of it once more.
 
     A third more arithmetic for the memory of one block instead of all; gradients are equal.
     """
-    for block in decoder.blocks:
+    for block in blocks:
         # Nothing in a block is drawn by chance, so no random state has to be put back.
         block.forward = partial(
             checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False

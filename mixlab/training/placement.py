@@ -1,21 +1,24 @@
 """Where a run computes: device, number format, threads, compiled or eager.
 
-CUDA where there is one, in bfloat16 autocast; else the CPU in float32. On the CPU the
-decoder runs eagerly unless its recipe asks for compiling and a C++ compiler is there. A
-compiler that fails costs speed, not the run: the result says which way it went.
+CUDA where there is one, in bfloat16 autocast with float32 weights; else the CPU in float32,
+where that measured faster. On the CPU the decoder runs eagerly unless its recipe asks for
+compiling and a C++ compiler is there. Each block is compiled by itself: all have the same
+code, so the time doesn't grow with depth, and DDP, FSDP and recomputing blocks work on it as
+they do eagerly. A compiler that fails costs speed, not the run: the result says which way it
+went.
 """
 
 import os
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mixlab.recipes import Recipe
+from mixlab.recipes import Precision, Recipe
 
 # Tokens whose activations a device holds at once; a larger batch accumulates gradients.
 MICRO_BATCH_TOKENS = {"cpu": 16_384, "cuda": 32_768}
@@ -26,17 +29,27 @@ def chosen_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on CUDA, nothing on the CPU, where float32 measured faster."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16)
+def in_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Whether matrices are multiplied in bfloat16; weights are float32 in each case."""
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[object]:
+    """The context of a forward pass: bfloat16 autocast, or nothing."""
+    if in_bfloat16(device, precision):
+        return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
-def micro_batch(recipe: Recipe, device: torch.device) -> int:
-    """Sequences at a time: the largest divisor of the batch that the device holds."""
+def micro_batch(
+    recipe: Recipe, device: torch.device, *, sequences: int | None = None, ranks: int = 1
+) -> int:
+    """Sequences at a time: the largest divisor of a rank's batch that the device holds.
+
+    `sequences` is the batch of all ranks, where it isn't the recipe's first one.
+    """
     limit = max(1, MICRO_BATCH_TOKENS[device.type] // recipe.architecture.context)
-    batch = recipe.batch_sequences
+    batch = -(-(recipe.batch_sequences if sequences is None else sequences) // ranks)
     return next(size for size in range(min(limit, batch), 0, -1) if batch % size == 0)
 
 
@@ -56,24 +69,49 @@ def deterministic(device: torch.device, threads: int | None) -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
-def compiled_or_eager(
-    function: Callable[[Tensor], Tensor], example: Tensor, device: torch.device
-) -> tuple[Callable[[Tensor], Tensor], str]:
-    """The function compiled, tried forwards and backwards on an example; else as it is.
+def compile_blocks(
+    blocks: Iterable[nn.Module],
+    probe: nn.Module,
+    example: tuple[Tensor, ...],
+    device: torch.device,
+    *,
+    agree: Callable[[bool], bool] = bool,
+) -> str:
+    """Compile every block in place, if that works for `probe`, a block like them.
 
-    The text says which: "compiled", or "eager: " and the reason.
+    The probe is tried forwards and backwards on the example; `agree` tells whether it failed
+    on any rank. The text says which way it went: "compiled", or "eager: " and the reason.
     """
+    reason = _compiling_fails(probe, example, device)
+    if agree(reason is not None):
+        return f"eager: {reason or 'compiling failed on another rank'}"
+    for block in blocks:
+        block.compile(dynamic=False)
+    return "compiled"
+
+
+def _compiling_fails(
+    probe: nn.Module, example: tuple[Tensor, ...], device: torch.device
+) -> str | None:
     if device.type == "cpu" and not _cpp_compiler():
-        return function, "eager: no C++ compiler found"
+        return "no C++ compiler found"
     torch.compiler.reset()  # else the ninth model of a process would silently run eagerly
-    compiled = torch.compile(function, dynamic=False)
+    probe.compile(dynamic=False)
     try:
-        compiled(example).float().sum().backward()  # type: ignore[no-untyped-call]
+        probe(*example).float().sum().backward()
     except (RuntimeError, OSError) as problem:
         # The first line names inductor's wrapper; the next ones say what went wrong.
         reason = " ".join(" ".join(str(problem).split("\n")[:4]).split())
-        return function, f"eager: compiling failed ({type(problem).__name__}: {reason})"
-    return compiled, "compiled"
+        return f"compiling failed ({type(problem).__name__}: {reason})"
+    return None
+
+
+def eagerly(execution: str) -> AbstractContextManager[object]:
+    """The context in which compiled blocks run as they are written.
+
+    For evaluations: compiling once more, without gradients, costs more than it saves.
+    """
+    return torch.compiler.set_stance("force_eager") if execution == "compiled" else nullcontext()
 
 
 def _cpp_compiler() -> str | None:

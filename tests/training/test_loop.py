@@ -132,7 +132,7 @@ def test_a_compiler_that_fails_costs_speed_and_not_the_run(
     corpus: TokenisedCorpus, mixture: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*args: object, **options: object) -> object:
-        def call(tokens: torch.Tensor) -> torch.Tensor:
+        def call(*inputs: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("no such header: omp.h")
 
         return call

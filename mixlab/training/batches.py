@@ -1,0 +1,59 @@
+"""This rank's part of each update's batch, on its device, in micro-batches.
+
+Batches are pure functions of the step (corpora/sampling.py), so the next one can be read by a
+thread while the device works on this one, and a run that goes back only asks for another
+step. On the CPU reading ahead would take the cores that compute, so it is for CUDA, where the
+copy goes through pinned memory and waits for nothing.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixlab.corpora.sampling import Sampler
+from mixlab.recipes import Recipe
+from mixlab.training.parallel import World
+from mixlab.training.placement import micro_batch
+
+
+class Batches:
+    """Micro-batches of updates, counted from 1. Close it, for its thread."""
+
+    def __init__(
+        self, sampler: Sampler, recipe: Recipe, world: World, *, ahead: bool | None = None
+    ) -> None:
+        self.sampler, self.recipe, self.world = sampler, recipe, world
+        cuda = world.device.type == "cuda"
+        self._thread = ThreadPoolExecutor(1) if (cuda if ahead is None else ahead) else None
+        self._next: tuple[int, Future[list[Tensor]]] | None = None
+
+    def of(self, step: int) -> list[Tensor]:
+        """Tokens (row, context + 1) of this rank's micro-batches of update `step`."""
+        parts = self._taken(step)
+        if self._thread is not None and step < self.recipe.steps:
+            self._next = step + 1, self._thread.submit(self._read, step + 1)
+        return [part.to(self.world.device, non_blocking=True) for part in parts]
+
+    def _taken(self, step: int) -> list[Tensor]:
+        expected, self._next = self._next, None
+        if expected is None or expected[0] != step:
+            return self._read(step)
+        return expected[1].result()
+
+    def _read(self, step: int) -> list[Tensor]:
+        sequences = self.recipe.sequences(step)
+        at_once = micro_batch(
+            self.recipe, self.world.device, sequences=sequences, ranks=self.world.size
+        )
+        parts = [np.arange(sequences)[rows] for rows in self.world.parts(sequences, at_once)]
+        tokens = torch.from_numpy(self.sampler.batch(step - 1, rows=np.concatenate(parts)))
+        if self.world.device.type == "cuda":
+            tokens = tokens.pin_memory()
+        return list(torch.split(tokens, [len(part) for part in parts]))
+
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)

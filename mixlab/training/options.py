@@ -1,0 +1,26 @@
+"""What a caller asks of a run beside its numbers: where it goes, who is told, when it stops."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixlab.training.branches import Branch
+from mixlab.training.records import TrainingProgress
+from mixlab.training.trackers import Tracker
+
+Progress = Callable[[TrainingProgress], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """`train`'s arguments that change no weight."""
+
+    folder: Path | None
+    progress: Progress | None
+    checkpoint_seconds: float
+    keep_last: int
+    milestones: frozenset[int]
+    stop: Callable[[], bool]
+    start: Branch | None
+    trackers: tuple[str | Tracker, ...]
+    clock: Callable[[], float]
