@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mixlab.errors import InvalidRecipe, MixlabError
 from mixlab.recipes import Recipe
-from mixlab.training.placement import chosen_device
+from mixlab.training.placement import chosen_device, in_bfloat16
 
 Sharding = Literal["auto", "replicate", "shard"]
 T = TypeVar("T")
@@ -236,7 +236,7 @@ def _sharded(module: nn.Module, device: torch.device, recipe: Recipe) -> nn.Modu
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    half = torch.bfloat16 if _in_bfloat16(recipe, device) else None
+    half = torch.bfloat16 if in_bfloat16(device, recipe.precision) else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
     decoder = cast(nn.Module, module.decoder)
     for block in cast(nn.ModuleList, decoder.blocks):
@@ -248,10 +248,6 @@ def _sharded(module: nn.Module, device: torch.device, recipe: Recipe) -> nn.Modu
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)
     return module
-
-
-def _in_bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    return recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
 
 
 @contextmanager
