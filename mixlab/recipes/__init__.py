@@ -7,30 +7,62 @@ a variant of one is `dataclasses.replace(recipe, ...)`, checked like any other.
 from collections.abc import Callable
 
 from mixlab.errors import UnknownRecipe
-from mixlab.recipes.definition import Anomaly, Precision, Recipe, Schedule
+from mixlab.recipes.definition import Anomaly, Moments, Precision, Recipe, Schedule
+from mixlab.recipes.ladder import (
+    proxy_1m,
+    proxy_5m,
+    proxy_15m,
+    proxy_60m,
+    proxy_300k,
+    regmix_1m,
+)
 from mixlab.recipes.proxies import proxy_smoke, proxy_tiny, target_small
-from mixlab.recipes.shape import Architecture
-from mixlab.recipes.tinyllama import tinyllama_1b
+from mixlab.recipes.shape import Architecture, Flops
+from mixlab.recipes.tinyllama import (
+    tinyllama_1b,
+    tinyllama_120m,
+    tinyllama_v1_1,
+    tinyllama_v1_1_mixture,
+)
 
 __all__ = [
     "RECIPES",
     "Anomaly",
     "Architecture",
+    "Flops",
+    "Moments",
     "Precision",
     "Recipe",
     "Schedule",
+    "proxy_1m",
+    "proxy_5m",
+    "proxy_15m",
+    "proxy_60m",
+    "proxy_300k",
     "proxy_smoke",
     "proxy_tiny",
     "recipe",
+    "regmix_1m",
     "target_small",
     "tinyllama_1b",
+    "tinyllama_120m",
+    "tinyllama_v1_1",
+    "tinyllama_v1_1_mixture",
 ]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "proxy_smoke": proxy_smoke,
     "proxy_tiny": proxy_tiny,
     "target_small": target_small,
+    "proxy_300k": proxy_300k,
+    "proxy_1m": proxy_1m,
+    "proxy_5m": proxy_5m,
+    "proxy_15m": proxy_15m,
+    "proxy_60m": proxy_60m,
+    "regmix_1m": regmix_1m,
+    "tinyllama_120m": tinyllama_120m,
     "tinyllama_1b": tinyllama_1b,
+    "tinyllama_v1_1": tinyllama_v1_1,
 }
 
 

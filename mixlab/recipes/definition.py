@@ -85,6 +85,17 @@ class Recipe:
         sequences = sum(n * size for n, size in zip(done, sizes, strict=True))
         return sequences * self.architecture.context
 
+    @property
+    def reading_scale(self) -> float:
+        """Factor of the rate of matrices that read the stream; 1 but by maximal update."""
+        return 1.0 if self.base_width is None else self.base_width / self.architecture.width
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of weights, gradients and AdamW's two moments, before any activation."""
+        per_parameter = 4 + 4 + 2 * (2 if self.moments == "bfloat16" else 4)
+        return per_parameter * self.architecture.parameters
+
     def lasting(self, steps: int) -> "Recipe":
         """The same recipe for another number of steps, evaluated at its four quarters.
 

@@ -72,12 +72,10 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     Kinds are told by the decoder's names, whatever wraps it and however many runs are stacked:
     embedding, norms, and all else, which are matrices that read the stream.
     """
-    width = recipe.architecture.width
-    reading = 1.0 if recipe.base_width is None else recipe.base_width / width
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         norm = name.endswith("norm.weight")
-        scale = 1.0 if norm or name.endswith("embedding.weight") else reading
+        scale = 1.0 if norm or name.endswith("embedding.weight") else recipe.reading_scale
         decay = 0.0 if norm else recipe.weight_decay / scale
         groups.setdefault((scale, decay), []).append(weight)
     return [

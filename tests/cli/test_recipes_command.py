@@ -1,0 +1,53 @@
+"""`mixlab recipe list` and `recipe show`, as a user types them."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from mixlab.errors import UnknownRecipe
+from mixlab.recipes import RECIPES, Flops, Recipe, recipe
+
+RUN = CliRunner()
+
+
+def output(*command: str) -> str:
+    result = RUN.invoke(app, ["recipe", *command])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+def test_every_recipe_is_listed() -> None:
+    listed = output("list")
+    assert all(name in listed for name in RECIPES)
+    assert [one["name"] for one in json.loads(output("list", "--json"))] == list(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_shown_with_its_formulas_and_source(name: str) -> None:
+    shown = output("show", name)
+    assert all(formula.value in shown for formula in Flops)
+    assert f"{recipe(name).architecture.parameters:,}" in shown
+
+
+def test_the_json_holds_the_recipe_itself() -> None:
+    shown = json.loads(output("show", "tinyllama_v1_1", "--json"))
+    assert Recipe.from_dict(shown["recipe"]) == recipe("tinyllama_v1_1")
+    assert shown["parameters"]["all"] == 1_100_048_384
+    assert list(shown["tokens_per_step"].values()) == [1_802_240, 7_208_960]
+
+
+def test_maximal_update_shows_both_rates() -> None:
+    rates = json.loads(output("show", "proxy_60m", "--json"))["learning_rates"]
+    assert rates["matrices"] == pytest.approx(rates["embedding_and_norms"] * 64 / 768)
+
+
+def test_a_larger_vocabulary_widens_what_is_shown() -> None:
+    shown = json.loads(output("show", "proxy_1m", "--vocabulary", "32000", "--json"))
+    assert shown["recipe"]["architecture"]["vocabulary"] == 32_000
+
+
+def test_an_unknown_recipe_says_which_there_are() -> None:
+    result = RUN.invoke(app, ["recipe", "show", "huge"])
+    assert isinstance(result.exception, UnknownRecipe)
