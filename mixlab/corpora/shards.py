@@ -177,7 +177,6 @@ class TokenStream:
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._files = list(shards)
-        self._opened: dict[int, Offsets] = {}
         # Plain arrays over the mapped memory, since a slice of np.memmap costs several times more.
         self._shards: list[Tokens] = [np.asarray(shard.tokens()) for shard in shards]
         self._ends = np.cumsum([len(tokens) for tokens in self._shards], dtype=np.int64)
@@ -235,15 +234,9 @@ class TokenStream:
         for index in range(first, last + 1 if length else first):
             begin = int(self._ends[index]) - len(self._shards[index])
             stop = min(start + length - begin, len(self._shards[index]))
-            name, starts = self._files[index].entry.file, self._starts(index)
-            found += pieces_of(name, starts, max(start - begin, 0), stop)
+            file = self._files[index]
+            found += pieces_of(file.entry.file, file.starts(), max(start - begin, 0), stop)
         return tuple(found)
-
-    def _starts(self, index: int) -> Offsets:
-        """Where a shard's documents start; opened on first use, since only audits need it."""
-        if index not in self._opened:
-            self._opened[index] = self._files[index].starts()
-        return self._opened[index]
 
     def _check_window(self, start: int, length: int) -> None:
         if start < 0 or length < 0 or start + length > len(self):
