@@ -16,6 +16,9 @@ RUN pip install -c constraints.txt '.[service,postgres]'
 USER mixlab
 
 FROM base AS train
+# torch.compile builds its kernels' launchers with them; without, blocks run as they are written.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 # The CUDA build of the pinned torch comes from the package index's default wheel.
-RUN pip install -c constraints.txt '.[service,postgres,train]'
+RUN pip install -c constraints.txt '.[service,postgres,train,trackers]'
 USER mixlab

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cli import corpora, design, imports, laws, models, recipes, remote, table
+from cli import batches, corpora, design, imports, laws, models, recipes, remote, table, training
 from cli.errors import CommandFailed
 from mixlab import __version__
 from mixlab.errors import MixlabError
@@ -58,8 +58,10 @@ app.command(rich_help_panel=TABLE)(table.solve)
 app.command(rich_help_panel=TABLE)(table.predict)
 app.command(rich_help_panel=TABLE)(design.design)
 app.command("import", rich_help_panel=TABLE)(imports.import_tables)
+app.command(rich_help_panel=TRAINING)(training.train)
 app.add_typer(models.app, name="model", rich_help_panel=TRAINING)
 app.add_typer(recipes.app, name="recipe", rich_help_panel=TRAINING)
+app.add_typer(batches.app, name="batches", rich_help_panel=TRAINING)
 app.add_typer(laws.app, name="laws", rich_help_panel=TABLE)
 
 

@@ -40,6 +40,7 @@ from workers.settings import WorkerSettings
 
 PORT = 8712
 API_SECONDS = 30.0
+STOP_SECONDS = 8.0  # for a worker to stop, beside what its training runs need
 
 
 class Stack:
@@ -111,8 +112,12 @@ class Stack:
     def stop(self) -> None:
         """Stop everything; running jobs go back into the queue."""
         if self._processes is not None:
-            # The broker last: workers hand their jobs back through it.
-            self._processes.stop(["api", "sweep", *(f"worker-{queue}" for queue in Queue)])
+            # The broker last: workers hand their jobs back through it. They may first have to wait
+            # for the checkpoint of a training run.
+            patience = WorkerSettings(home=self.home).checkpoint_grace_seconds
+            self._processes.stop(
+                ["api", "sweep", *(f"worker-{queue}" for queue in Queue)], patience + STOP_SECONDS
+            )
             self._processes.close()
             self._processes = None
         if self._lock is not None:

@@ -43,9 +43,9 @@ def of_observation(seen: Observation) -> dict[str, Any]:
 
 def of_result(result: TrainingResult) -> Event:
     """How a run ended, with everything that it measured and consumed."""
-    name = "stopped" if getattr(result, "ended", "done") == "stopped" else "ended"
+    name = "stopped" if result.ended == "stopped" else "ended"
     observations = [of_observation(seen) for seen in result.observations]
-    return {"event": name, **_plain(result, without="ended"), "observations": observations}
+    return {"event": name, **_plain(result, without="observations"), "observations": observations}
 
 
 def of_error(problem: MixlabError) -> Event:

@@ -17,29 +17,18 @@ from typing import Any, Literal, Self
 from mixlab.errors import InvalidRecipe, MissingFile, TruncatedFile
 from mixlab.recipes import Recipe
 from mixlab.schedules import MixtureSchedule
+from mixlab.training.branches import Branch
+from mixlab.training.trackers import check_trackers
 
 SHARDINGS = ("auto", "replicate", "shard")
-TRACKERS = ("tensorboard", "wandb", "mlflow")
-
-
-@dataclass(frozen=True)
-class BranchPoint:
-    """A checkpoint of another run, from which this one goes on (with `Recipe.decayed`)."""
-
-    folder: Path
-    step: int
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any], base: Path) -> Self:
-        """A branch as JSON holds it; paths count from `base`."""
-        return cls(folder=base / value["folder"], step=int(value["step"]))
 
 
 @dataclass(frozen=True)
 class RunSpec:
     """All that decides a training run, and where it goes.
 
-    Raises InvalidRecipe for options that can't be followed.
+    Raises InvalidRecipe for options that can't be followed, MissingExtra for trackers that aren't
+    installed.
     """
 
     corpus: Path  # folder of a tokenised corpus
@@ -54,13 +43,11 @@ class RunSpec:
     trackers: tuple[str, ...] = ()
     sharding: Literal["auto", "replicate", "shard"] = "auto"  # of weights over processes
     max_epochs: float | None = None  # the run stops before a domain is read more often
-    start: BranchPoint | None = None
+    start: Branch | None = None  # the run of which this is a branch
     events: Path | None = None  # a file or named pipe that gets the run's events
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.trackers) - set(TRACKERS))
-        if unknown:
-            raise InvalidRecipe(f"Trackers are {', '.join(TRACKERS)}; not {', '.join(unknown)}.")
+        check_trackers(self.trackers, self.folder)
         if self.sharding not in SHARDINGS:
             raise InvalidRecipe(f"sharding is auto, replicate or shard, not {self.sharding!r}.")
         least = {"checkpoint_seconds": 0, "keep_last": 1, "seed": 0, "threads": 1}
@@ -137,7 +124,8 @@ def _fields(value: dict[str, Any], base: Path) -> dict[str, Any]:
     if value.get("events") is not None:
         value["events"] = base / value["events"]
     if value.get("start") is not None:
-        value["start"] = BranchPoint.from_dict(value["start"], base)
+        start = value["start"]
+        value["start"] = Branch(**{**start, "folder": base / start["folder"]})
     for name in ("milestones", "trackers"):
         value[name] = tuple(value.get(name) or ())
     return {**value, **read}

@@ -6,9 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from mixlab.ledger.records import Queue
+from mixlab.training.launching import torchrun
 from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,32 @@ def test_every_queue_has_a_worker() -> None:
         if "-Q" in service.get("command", [])
     }
     assert served == {queue.value for queue in Queue}
+
+
+def test_the_trainer_runs_the_command_of_a_jobs_processes() -> None:
+    grace = WorkerSettings().checkpoint_grace_seconds
+    _, *ours = torchrun(Path("SPEC"), 1, grace)
+    python, *theirs = SERVICES["trainer"]["command"]
+    assert python == "python"
+    free = {ours.index("--nproc-per-node") + 1, len(ours) - 1}  # processes and spec are variables
+    assert [w for n, w in enumerate(theirs) if n not in free] == [
+        w for n, w in enumerate(ours) if n not in free
+    ]
+    assert all(theirs[n].startswith("${") for n in free)
+
+
+@pytest.mark.parametrize("name", ["worker-gpu", "trainer"])
+def test_a_stopped_training_has_time_for_its_checkpoint(name: str) -> None:
+    period = SERVICES[name]["stop_grace_period"]
+    assert period.endswith("s")
+    assert float(period[:-1]) >= WorkerSettings().checkpoint_grace_seconds + 15
+
+
+def test_the_gpu_worker_has_a_slot_for_each_gpu() -> None:
+    command = SERVICES["worker-gpu"]["command"]
+    assert command[command.index("-c") + 1] == "${GPUS:-1}"
+    for name in ("worker-cpu", "worker-gpu"):
+        assert SERVICES[name]["environment"]["MIXLAB_GPUS"] == "${GPUS:-0}"
 
 
 def test_nothing_but_the_api_is_published_and_that_on_loopback() -> None:

@@ -1,0 +1,357 @@
+"""`mixlab train`: one training run from a shell, without the service.
+
+The run is written into its folder as a spec and trained here, or by several processes that
+torchrun starts. Whatever ends it, the same command goes on from its last checkpoint.
+"""
+
+import json
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from cli.errors import CommandFailed
+from cli.mixtures import schedule
+from cli.showing import print_lines, table
+from mixlab.errors import InvalidRecipe, MissingFile
+from mixlab.recipes import recipe as recipe_named
+
+if TYPE_CHECKING:
+    from mixlab.training.branches import Branch
+    from mixlab.training.spec import RunSpec
+
+SPEC = "spec.json"
+LOG = "torchrun.log"
+GRACE_SECONDS = 90.0  # for the checkpoint of processes that are stopped
+PORT = 29_500
+TAIL_BYTES = 2000
+
+Event = Mapping[str, Any]
+
+
+def train(
+    corpus: Annotated[
+        Path | None, typer.Option(help="Folder of a tokenised corpus; HOME/corpora/ID of one.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="One that `mixlab recipe list` names.")] = None,
+    mixture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|JSON|DOMAIN=SHARE,...",
+            help="A mixture, a solution, or a schedule of mixtures.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/RECIPE where none is given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and batches; 0.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Weight updates, instead of the recipe's.")
+    ] = None,
+    max_epochs: Annotated[
+        float | None, typer.Option(help="End before a domain is read more often than that.")
+    ] = None,
+    branch_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER@STEP",
+            help="Go on from another run's checkpoint, with its corpus, recipe, mixture and seed.",
+        ),
+    ] = None,
+    decay_steps: Annotated[
+        int | None, typer.Option(min=1, help="Let the branch's rate fall over so many updates.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Here, by torchrun. Without it: one per GPU, or one.")
+    ] = None,
+    hosts: Annotated[
+        int, typer.Option(min=1, help="Above 1: only write the spec and say what to start where.")
+    ] = 1,
+    sharding: Annotated[
+        str, typer.Option(help="Of weights over processes: auto, replicate or shard.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a process.")] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="A kill loses at most that much.")
+    ] = 30.0,
+    keep_last: Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")] = 2,
+    milestone: Annotated[
+        list[int] | None, typer.Option(help="A step whose checkpoint stays for ever; repeat it.")
+    ] = None,
+    tracker: Annotated[
+        list[str] | None, typer.Option(help="tensorboard, wandb or mlflow; repeat it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a recipe on a mixture. Ctrl-C makes a checkpoint; the same command goes on from it."""
+    from mixlab.training.launching import visible_gpus
+
+    spec = _numbers(corpus, recipe, mixture, seed, steps, branch_from, decay_steps, out)
+    spec = replace(
+        spec,
+        max_epochs=max_epochs,
+        sharding=sharding,  # type: ignore[arg-type]
+        threads=threads,
+        checkpoint_seconds=checkpoint_seconds,
+        keep_last=keep_last,
+        milestones=tuple(milestone or ()),
+        trackers=tuple(tracker or ()),
+    )
+    path = _written(spec)
+    processes = processes or max(1, visible_gpus())
+    if hosts > 1:
+        _tell_hosts(path, hosts, processes)
+        return
+    console = Console(stderr=True)
+    with _stopping(console) as stop, Bar(console, spec) as bar:
+        ended = _run(spec, path, processes, bar, stop)
+    _show(spec, ended, as_json)
+
+
+def _numbers(
+    corpus: Path | None,
+    recipe: str | None,
+    mixture: str | None,
+    seed: int | None,
+    steps: int | None,
+    branch_from: str | None,
+    decay_steps: int | None,
+    out: Path | None,
+) -> "RunSpec":
+    """What decides the run's numbers: given, or those of the run that it branches off."""
+    from mixlab.training.spec import RunSpec
+
+    if branch_from is not None:
+        trunk, start = _trunk(branch_from, decay_steps)
+        if corpus or recipe or mixture or steps or seed is not None:
+            raise typer.BadParameter(
+                "a branch has its trunk's corpus, recipe, mixture and seed, and ends after "
+                "--decay-steps",
+                param_hint="--branch-from",
+            )
+        name = f"{trunk.folder.name}-at-{start.step}-decay-{decay_steps}"
+        folder = (out or trunk.folder.parent / name).absolute()
+        return replace(trunk, folder=folder, start=start, events=None)
+    if decay_steps is not None:
+        raise typer.BadParameter("needs --branch-from", param_hint="--decay-steps")
+    missing = {"--corpus": corpus, "--recipe": recipe, "--mixture": mixture}
+    for option, value in missing.items():
+        if value is None:
+            raise typer.BadParameter("needed, unless --branch-from has it", param_hint=option)
+    chosen = recipe_named(str(recipe))
+    return RunSpec(
+        corpus=Path(str(corpus)).absolute(),
+        recipe=chosen if steps is None else chosen.lasting(steps),
+        schedule=schedule(str(mixture)),
+        folder=(out or Path("runs") / chosen.name).absolute(),
+        seed=seed or 0,
+    )
+
+
+def _trunk(given: str, decay_steps: int | None) -> "tuple[RunSpec, Branch]":
+    """The run to branch off, and where."""
+    from mixlab.training.branches import Branch
+    from mixlab.training.spec import RunSpec
+
+    folder, at, step = given.rpartition("@")
+    if not at or not step.isdigit():
+        raise typer.BadParameter(f"{given!r} must read FOLDER@STEP", param_hint="--branch-from")
+    if decay_steps is None:
+        raise typer.BadParameter("a branch needs its length", param_hint="--decay-steps")
+    spec = RunSpec.read(Path(folder) / SPEC)
+    return spec, Branch(spec.folder, int(step), decay_steps)
+
+
+def _written(spec: "RunSpec") -> Path:
+    """The spec in the run's folder. Raises InvalidRecipe where another run's is there."""
+    from mixlab.training.spec import RunSpec
+
+    path = spec.folder / SPEC
+    if path.exists():
+        before, now = RunSpec.read(path).to_dict(), spec.to_dict()
+        other = [name for name in ("corpus", "recipe", "schedule", "seed", "start")
+                 if before[name] != now[name]]  # fmt: skip
+        if other:
+            raise InvalidRecipe(
+                f"{spec.folder} holds a run with another {' and '.join(other)}; give it its own "
+                "folder with --out."
+            )
+    if not spec.corpus.is_dir():
+        raise MissingFile(f"There is no folder {spec.corpus} of a tokenised corpus.")
+    return spec.write(path)
+
+
+def _tell_hosts(path: Path, hosts: int, processes: int) -> None:
+    command = [
+        "torchrun", "--nnodes", str(hosts), "--nproc-per-node", str(processes),
+        "--rdzv-id", path.parent.name, "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", f"FIRST_HOST:{PORT}", "-m", "mixlab.training", str(path),
+    ]  # fmt: skip
+    typer.echo(f"The spec is {path}. Corpus and run must lie on a file system that all hosts see.")
+    typer.echo(f"Start this on each of the {hosts} hosts, with the first host's name in it:")
+    typer.echo(shlex.join(command))
+
+
+@contextmanager
+def _stopping(console: Console) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came. A second Ctrl-C ends at once."""
+    asked = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        console.print("stopping after this step; a checkpoint is written")
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class Bar:
+    """The run's progress on a terminal: step, loss, tokens per second, MFU, time left."""
+
+    def __init__(self, console: Console, spec: "RunSpec") -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task(escape(spec.recipe.name), total=None, told="starting")
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show what an event says."""
+        if event["event"] == "progress":
+            self._progress.update(
+                self._task, completed=event["step"], total=event["steps"], told=pace_of(event)
+            )
+        elif event["event"] == "observation":
+            losses = event["losses_nats"].items()
+            shown = ", ".join(f"{escape(name)} {loss:.4f}" for name, loss in losses)
+            self._progress.console.print(f"step {event['step']}: {shown} nats", soft_wrap=True)
+
+
+def pace_of(event: Event) -> str:
+    """Loss, tokens per second and MFU as one short text."""
+    loss, mfu = event["train_loss_nats"], event.get("mfu")
+    parts = [
+        f"{event['step']}/{event['steps']}",
+        "" if loss is None else f"loss {loss:.3f}",
+        f"{event['tokens_per_second']:,.0f} tokens/s",
+        "" if mfu is None else f"MFU {100 * mfu:.1f} %",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def _run(spec: "RunSpec", path: Path, processes: int, emit: Bar, stop: Callable[[], bool]) -> Event:
+    """Train here or in several processes; the last event."""
+    from mixlab.training.launching import Ranks, RanksCrashed
+    from mixlab.training.running import run_spec
+
+    if processes == 1:
+        return run_spec(spec, emit=emit, stop=stop)
+    log = spec.folder / LOG
+    with (
+        log.open("ab") as output,
+        Ranks.start(
+            path, processes, grace_seconds=GRACE_SECONDS, threads=spec.threads, output=output,
+            own_session=True,
+        ) as ranks,
+    ):  # fmt: skip
+        try:
+            return ranks.watch(emit, stop)
+        except RanksCrashed as problem:
+            raise CommandFailed(
+                f"{problem} The same command goes on from the last checkpoint. {log} ends with:\n"
+                f"{log.read_bytes()[-TAIL_BYTES:].decode(errors='replace')}"
+            ) from problem
+
+
+def _show(spec: "RunSpec", ended: Event, as_json: bool) -> None:
+    if as_json:
+        shown = {name: value for name, value in ended.items() if name != "event"}
+        typer.echo(json.dumps({"folder": str(spec.folder), **shown}, indent=2))
+        return
+    console = Console()
+    if ended.get("observations"):
+        print_losses(console, ended["observations"])
+    if ended.get("consumed"):
+        print_consumed(console, ended["consumed"])
+    print_lines(console, list(_lines(spec, ended)), "run")
+
+
+def _lines(spec: "RunSpec", ended: Event) -> Iterator[str]:
+    """How the run ended, in words."""
+    if ended["event"] == "stopped":
+        step = f" after step {ended['step']}" if "step" in ended else ""
+        yield f"stopped{step}; a checkpoint is kept, and the same command goes on from it:"
+        yield shlex.join(["mixlab", *sys.argv[1:]])
+        return
+    if ended["note"]:
+        yield ended["note"]
+    mfu = ended["mfu"]
+    yield (
+        f"{ended['step']} steps in {ended['seconds']:,.1f} s, "
+        f"{ended['tokens_per_second']:,.0f} tokens/s, {ended['execution']}"
+        + ("" if mfu is None else f", MFU {100 * mfu:.1f} % ({ended['mfu_formula']})")
+    )
+    yield f"weights {ended['weights']}, checkpoints and metrics beside them"
+
+
+def print_losses(console: Console, observations: Sequence[Mapping[str, Any]]) -> None:
+    """Validation losses by domain: the first, the last and the best evaluation's."""
+    first, last = observations[0], observations[-1]
+    steps = [f"step {one['step']}" for one in (first, last)]
+    shown = table("Validation loss, nats per token", "domain", *dict.fromkeys(steps))
+    for domain in last["losses_nats"]:
+        losses = [one["losses_nats"][domain] for one in (first, last)]
+        shown.add_row(escape(domain), *[f"{loss:.4f}" for loss in losses[: len(set(steps))]])
+    console.print(shown)
+
+
+def print_consumed(console: Console, consumed: Sequence[Mapping[str, Any]]) -> None:
+    """Tokens that the run has read, by domain and epoch."""
+    found = epochs_of(consumed)
+    total = sum(sum(epochs.values()) for epochs in found.values())
+    shown = table("Tokens consumed", "domain", "epoch", "tokens", "share of run")
+    for domain, epochs in found.items():
+        for epoch, tokens in epochs.items():
+            share = f"{100 * tokens / total:.1f} %"
+            shown.add_row(escape(domain), str(epoch + 1), f"{tokens:,}", share)
+    console.print(shown)
+
+
+def epochs_of(consumed: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, int]]:
+    """Tokens by domain and by epoch, counted from 0, over all ranges of steps."""
+    found: dict[str, dict[int, int]] = {}
+    for part in consumed:
+        for domain, epochs in part["epochs"].items():
+            seen = found.setdefault(domain, {})
+            for one in epochs:
+                seen[one["epoch"]] = seen.get(one["epoch"], 0) + one["tokens"]
+    return found
