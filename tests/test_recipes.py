@@ -32,6 +32,15 @@ def test_recipes_survive_json(name: str) -> None:
     assert Recipe.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"name": "x"}, {"colour": "red"}, {"learning_rate": "fast"}, {"betas": 3}]
+)
+def test_other_json_is_refused(wrong: dict[str, object]) -> None:
+    whole = proxy_tiny().to_dict()
+    with pytest.raises(InvalidRecipe, match="what Recipe"):
+        Recipe.from_dict(wrong if "name" in wrong else {**whole, **wrong})
+
+
 def test_an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(
         UnknownRecipe, match=r"no recipe 'huge'; there are .*proxy_tiny, target_small"

@@ -158,13 +158,19 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Recipe":
-        """What `to_dict` wrote."""
-        values = dict(data)
-        values["architecture"] = Architecture(**values["architecture"])
-        values["evaluation_steps"] = tuple(values["evaluation_steps"])
-        values["betas"] = tuple(values["betas"])
-        values["batch_stages"] = tuple(tuple(s) for s in values.get("batch_stages", ()))
-        return cls(**values)
+        """What `to_dict` wrote. Raises InvalidRecipe for anything else."""
+        try:
+            values = dict(data)
+            values["architecture"] = Architecture(**values["architecture"])
+            values["evaluation_steps"] = tuple(values["evaluation_steps"])
+            if "betas" in values:
+                values["betas"] = tuple(values["betas"])
+            values["batch_stages"] = tuple(tuple(s) for s in values.get("batch_stages", ()))
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as problem:
+            raise InvalidRecipe(
+                f"A recipe is what Recipe.to_dict() writes, not {data!r:.200} ({problem!r})."
+            ) from problem
 
 
 def _broken_rules(recipe: Recipe) -> Iterator[str]:
