@@ -93,7 +93,10 @@ class Engine:
 
     def evaluate(self, validation: Validation) -> dict[str, float]:
         """Loss of each domain in nats per token."""
-        with eagerly(self._how), autocast(self.world.device, self.recipe.precision):
+        # Without gradients out here too: else DDP would expect a backward pass, and take the next
+        # micro-batch's, which is only to be accumulated, for it.
+        device, precision = self.world.device, self.recipe.precision
+        with torch.no_grad(), eagerly(self._how), autocast(device, precision):
             return validation.losses(
                 lambda tokens: self.module(tokens, each=True),
                 self.world,

@@ -321,8 +321,8 @@ class _Run:
         first = max(before.begun_at + 1, found.step - STEPS_ROLLED_BACK + 1)
         self.checkpoints.wait()
         target = max(step for step in self.checkpoints.steps() if step < first)
-        self.checkpoints.drop_after(target)
         self._restore(self.checkpoints.load(target, self.engine.module, self.engine.optimiser))
+        self.checkpoints.drop_after(target)
         self.state.left_out = before.left_out | left_out(found, first)
         self.state.roll_backs = before.roll_backs + 1
         self.state.seconds, self.state.update_seconds = before.seconds, before.update_seconds
