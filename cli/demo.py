@@ -247,7 +247,7 @@ class _FitWatch:
         """Show how far each stage of the fit is."""
         children = self.client.get(f"/jobs/{job['id']}/children?page_size=200")["jobs"]
         measuring = [child for child in children if child["kind"] == "measure_corpus"]
-        training = [child for child in children if child["kind"] == "train"]
+        training = [child for child in children if child["kind"] in ("train", "train_proxies")]
         for child in measuring:
             self._measuring(child)
         if training:

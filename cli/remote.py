@@ -92,7 +92,9 @@ def entropy(
 @jobs.command("list")
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="queued, running, waiting, ...")] = None,
-    kind: Annotated[str | None, typer.Option(help="fit_mixture, train, measure_corpus")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="fit_mixture, train, measure_corpus, ...")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many, newest first.")] = 20,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,

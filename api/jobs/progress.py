@@ -12,10 +12,15 @@ from datetime import datetime
 from mixlab.ledger.records import Job, JobKind, JobState
 
 # Of a parent's work, by the kinds of parent and child. Measured on the demo: tokenising and
-# counting take about a tenth of a fit's time, fitting and solving less than a hundredth.
-SHARES: Mapping[JobKind, Mapping[JobKind, float]] = {
-    JobKind.FIT_MIXTURE: {JobKind.MEASURE_CORPUS: 0.10, JobKind.TRAIN: 0.87},
-    JobKind.TRAIN: {JobKind.MEASURE_CORPUS: 0.10},
+# counting take about a tenth of a fit's time, fitting and solving less than a hundredth. Proxy
+# runs are jobs of their own or, with GPUs, stand in groups: the kinds of one share.
+SHARES: Mapping[JobKind, Mapping[tuple[JobKind, ...], float]] = {
+    JobKind.FIT_MIXTURE: {
+        (JobKind.MEASURE_CORPUS,): 0.10,
+        (JobKind.TRAIN, JobKind.TRAIN_PROXIES): 0.87,
+    },
+    JobKind.TRAIN: {(JobKind.MEASURE_CORPUS,): 0.10},
+    JobKind.MEASURE_CORPUS: {(JobKind.MEASURE_ENTROPY,): 0.15},
 }
 
 
@@ -34,13 +39,14 @@ def progress_of(job: Job, children: Sequence[Job], *, now: datetime) -> Progress
     shares = SHARES.get(job.kind, {})
     latest = max(children, key=lambda child: (child.created_at, child.id)).kind
     done = 0.0
-    for kind, share in shares.items():
-        group = [child for child in children if child.kind is kind]
+    for kinds, share in shares.items():
+        group = [child for child in children if child.kind in kinds]
         if group:
             done += share * sum(map(_done, group)) / len(group)
-        elif kind is not latest and kind is JobKind.MEASURE_CORPUS:
+        elif latest not in kinds and JobKind.MEASURE_CORPUS in kinds:
             done += share  # it was measured before, by another job
-    return Progress(max(job.fraction, done), _seconds_left(children, now))
+    # Its own fraction is what it did before it waited.
+    return Progress(min(1.0, job.fraction + done), _seconds_left(children, now))
 
 
 def _done(job: Job) -> float:

@@ -21,7 +21,7 @@ from mixlab.errors import (
     UnknownMixture,
     UnknownRecipe,
 )
-from mixlab.ledger.records import Corpus, JobKind, Queue, RunRole
+from mixlab.ledger.records import Corpus, JobKind, Queue, Run, RunRole
 from mixlab.ledger.sql import Ledger
 from mixlab.mixture import Mixture
 from mixlab.recipes import recipe
@@ -54,15 +54,23 @@ def train_mixture(
     "/{training_id}", operation_id="getTraining", responses=problems(404, UnknownJob, NotReady)
 )
 def get_training(training_id: Id, ledger: LedgerDep) -> TrainingView:
-    """A training run by its own id, or by the id of the job that makes it."""
+    """A training run by its own id, or by the id of the job that makes it and no other."""
     if training_id.startswith("job_"):
-        run = ledger.run_of_job(training_id)
+        run = _only_run(ledger, training_id)
     else:
         run = ledger.run(training_id)
-    job = ledger.job(training_id if run is None else run.job_id)
-    if run is None:
+    return TrainingView.of(run, ledger.job(run.job_id).payload.get("schedule"))
+
+
+def _only_run(ledger: Ledger, job_id: str) -> Run:
+    """The run that a job makes. Raises UnknownJob, and NotReady where it is none or several."""
+    job, runs = ledger.job(job_id), ledger.runs_of_job(job_id)
+    if len(runs) > 1:
+        ids = ", ".join(run.id for run in runs)
+        raise NotReady(f"Job {job.id} ({job.kind}) makes {len(runs)} runs; ask for one: {ids}.")
+    if not runs:
         raise NotReady(f"Job {job.id} ({job.kind}, {job.state}) has no training run to show.")
-    return TrainingView.of(run, job.payload.get("schedule"))
+    return runs[0]
 
 
 def checked_payload(body: TrainingBody, ledger: Ledger) -> dict[str, Any]:

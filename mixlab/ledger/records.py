@@ -97,7 +97,7 @@ class Run:
     job_id: str
     corpus_id: str
     role: RunRole
-    mixture: Mapping[str, float]  # with a schedule: shares of all tokens of the run
+    mixture: Mapping[str, float]  # of a schedule: what all the run's tokens make up
     recipe: Mapping[str, Any]  # Recipe.to_dict()
     seed: int
     label: str  # "natural", "uniform", "design-03", ...
@@ -105,7 +105,6 @@ class Run:
     consumed: tuple[Mapping[str, Any], ...]  # {"from_step", "to_step", "tokens": {domain: ...}}
     seconds: float | None  # None until it is finished, and of a run that diverged
     error: Mapping[str, Any] | None  # set where the run diverged
-    schedule: Mapping[str, Any] | None = None  # MixtureSchedule.to_dict(); None: one mixture
 
     @property
     def finished(self) -> bool:

@@ -121,7 +121,6 @@ runs = Table(
     Column("corpus_id", String(40), ForeignKey("corpora.id"), nullable=False, index=True),
     Column("role", String(16), nullable=False),
     _json("mixture", required=True),
-    _json("schedule"),
     _json("recipe", required=True),
     Column("seed", BigInteger, nullable=False),
     Column("label", String(200), nullable=False),

@@ -253,13 +253,12 @@ class Ledger:
         recipe: Json,
         seed: int,
         label: str,
-        schedule: Json | None = None,
     ) -> Run:
         """Begin a job's run; the one that it began before with that label and seed, if it did."""
         values = {
             "id": self._ids.new("run"), "job_id": job_id, "corpus_id": corpus_id, "role": role,
             "mixture": mixture, "recipe": recipe, "seed": seed, "label": label,
-            "schedule": schedule, "created_at": self._clock(),
+            "created_at": self._clock(),
         }  # fmt: skip
         with self._writers.begin() as db:
             return runs.add(db, values)

@@ -192,3 +192,22 @@ def test_progress_never_passes_its_bounds() -> None:
         created_at=now, started_at=now, finished_at=None,
     )  # fmt: skip
     assert progress_of(job, [], now=now).fraction == 0.3
+
+
+def test_a_waiting_job_adds_what_its_children_do_to_what_it_did(
+    client: TestClient, ledger: Ledger
+) -> None:
+    """Tokenising came before the wait; runs in groups count as single ones do."""
+    for kind, child_kind, own, expected in (
+        (JobKind.MEASURE_CORPUS, JobKind.MEASURE_ENTROPY, 0.85, 0.85 + 0.15 / 2),
+        (JobKind.FIT_MIXTURE, JobKind.TRAIN_PROXIES, 0.0, 0.10 + 0.87 / 2),
+    ):
+        job = ledger.submit(kind, {}, queue=Queue.CPU)
+        ledger.claim(job.id, "w", 30)
+        ledger.progress(job.id, 1, stage="waits", fraction=own)
+        child = ledger.submit(child_kind, {}, queue=Queue.GPU, parent_id=job.id, key="a")
+        ledger.claim(child.id, "w", 30)
+        ledger.progress(child.id, 1, stage="works", fraction=0.5)
+        ledger.wait_for_children(job.id, 1)
+        seen = client.get(f"/jobs/{job.id}").json()
+        assert seen["fraction"] == pytest.approx(expected)

@@ -162,3 +162,16 @@ def test_a_run_shows_what_it_measured_and_consumed(
 def test_an_unknown_training_is_404(client: TestClient) -> None:
     assert client.get("/trainings/run_none").status_code == 404
     assert client.get("/trainings/job_none").status_code == 404
+
+
+def test_a_job_of_several_runs_names_them(
+    client: TestClient, ledger: Ledger, corpus_id: str
+) -> None:
+    job = ledger.submit(JobKind.TRAIN_PROXIES, {}, queue=Queue.GPU)
+    recipe = target_small().to_dict()
+    place = (job.id, corpus_id, RunRole.PROXY, SHARES, recipe)
+    runs = [ledger.add_run(*place, seed, "natural") for seed in (0, 1)]
+    answer = client.get(f"/trainings/{job.id}")
+    assert answer.status_code == 409
+    assert all(run.id in answer.json()["detail"] for run in runs)
+    assert client.get(f"/trainings/{runs[1].id}").json()["seed"] == 1

@@ -334,7 +334,6 @@ class TestRuns:
         assert found.consumed[0]["tokens"] == {"a": 1}
         assert (found.seconds, found.seed, found.label) == (1.5, 2**40, "natural")
         assert ledger.run_of_job(job.id) == found
-        assert found.schedule is None
 
     def test_a_job_of_several_runs_finds_each_of_them_again(self, ledger: Ledger) -> None:
         corpus, job = ledger.add_corpus("c", {}), submit(ledger)
@@ -347,12 +346,6 @@ class TestRuns:
         ledger.finish_run(made[0].id, (), 2.0)
         ledger.finish_run(made[1].id, (), None, {"type": "diverged"})
         assert [run.finished for run in ledger.runs_of_job(job.id)] == [True, False, False]
-
-    def test_a_run_keeps_the_schedule_of_its_mixture(self, ledger: Ledger) -> None:
-        schedule = {"stages": [{"proportions": {"a": 1.0}, "tokens": None, "ramp_tokens": 0}]}
-        place = (submit(ledger).id, ledger.add_corpus("c", {}).id, RunRole.FULL, {"a": 1.0}, {})
-        run = ledger.add_run(*place, 0, "full", schedule=schedule)
-        assert ledger.run(run.id).schedule == schedule
 
     @pytest.mark.parametrize("loss", [math.nan, math.inf, 0.0, -1.0])
     def test_a_loss_that_is_none_is_refused(self, ledger: Ledger, loss: float) -> None:

@@ -55,7 +55,7 @@ def test_runs_of_the_first_schema_are_kept(url: str) -> None:
     migrating.locked(url, fill)
     ledger = Ledger.open(url)
     run = ledger.run("r")
-    assert (run.job_id, run.mixture, run.schedule) == ("j", {"a": 1.0}, None)
+    assert (run.job_id, run.mixture) == ("j", {"a": 1.0})
     assert [seen["step"] for seen in run.observations] == [7]
     ledger.close()
 

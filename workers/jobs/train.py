@@ -43,7 +43,6 @@ def run(context: JobContext) -> Mapping[str, Any] | None:
         recipe=recipe.to_dict(),
         seed=int(payload["seed"]),
         label=str(payload["label"]),
-        schedule=payload.get("schedule"),
     )
     spec = spec_of(context, record, recipe)
     recorder = Recorder(context, record)
@@ -56,11 +55,12 @@ def run(context: JobContext) -> Mapping[str, Any] | None:
 
 
 def spec_of(context: JobContext, record: Run, recipe: Recipe) -> RunSpec:
-    """What the run's processes read; the ledger's mixture is the schedule's shares over all."""
+    """What the run's processes read. The ledger's mixture is what all tokens make up."""
+    stages = context.job.payload.get("schedule")
     schedule = (
         MixtureSchedule.of(Mixture(record.mixture))
-        if record.schedule is None
-        else MixtureSchedule.from_dict(record.schedule)
+        if stages is None
+        else MixtureSchedule.from_dict(stages)
     )
     return RunSpec(
         corpus=context.settings.corpus_folder(record.corpus_id),

@@ -1,6 +1,5 @@
-"""Several runs a job, told apart by label and seed; the schedule of a run's mixture."""
+"""Several runs a job, told apart by label and seed."""
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
@@ -11,7 +10,6 @@ depends_on = None
 
 def upgrade() -> None:
     with op.batch_alter_table("runs") as runs:
-        runs.add_column(sa.Column("schedule", sa.JSON))
         runs.drop_constraint(op.f("uq_runs_job_id"), type_="unique")
         runs.create_unique_constraint(
             op.f("uq_runs_job_id_label_seed"), ["job_id", "label", "seed"]
@@ -23,4 +21,3 @@ def downgrade() -> None:
     with op.batch_alter_table("runs") as runs:
         runs.drop_constraint(op.f("uq_runs_job_id_label_seed"), type_="unique")
         runs.create_unique_constraint(op.f("uq_runs_job_id"), ["job_id"])
-        runs.drop_column("schedule")
