@@ -230,7 +230,7 @@ def test_skipped_updates_are_those_of_the_solo_run(corpus: TokenisedCorpus) -> N
     assert not found[0].skipped
     assert found[1].consumed == alone.consumed
     assert_near(found[1], alone)
-    with pytest.raises(Diverged, match="at step 35, .* the 10th update skipped in a row"):
+    with pytest.raises(Diverged, match=r"at step 35, .* the 10th update skipped in a row"):
         train_solo(recipe, corpus, runs[2])
     assert isinstance(found[2], Diverged)
     assert "at step 35, " in str(found[2])
