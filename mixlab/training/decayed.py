@@ -3,10 +3,10 @@
     steps     0 ........... s1 - decay ........... s2 - decay          the trunk, trained once
                                 \\___ s1               \\___ s2          a branch for each end
 
-A law in the step wants losses of finished runs, and a full-scale run ends with a decay, which
-late in training reaches what a constant rate doesn't. Run by run, ends at s1 .. sn cost their sum; so they cost
-max(s) - decay + n * decay. Observations of ends are of their own kind and don't belong into
-one table with those of the trunk: the law would see the decay as an effect of the step.
+A full-scale run ends with a decay, which late in training reaches what a constant rate doesn't,
+so a law may want losses of decayed runs. Run by run, ends at s1 .. sn cost their sum; so they
+cost max(s) - decay + n * decay. Observations of ends are of their own kind and don't belong
+into one table with the trunk's: the law would see the decay as an effect of the step.
 """
 
 from collections.abc import Sequence
