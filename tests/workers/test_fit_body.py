@@ -15,6 +15,8 @@ from mixlab.ledger.records import Corpus, Job, JobKind, JobState, MixtureRecord,
 from mixlab.recipes import Recipe, proxy_smoke
 from mixlab.solvers.separable import split
 from workers.jobs.context import JobContext
+from workers.jobs.fit_mixture import _designed, reference_mixtures
+from workers.jobs.proxies import _submit_group
 from workers.runner import perform
 from workers.settings import WorkerSettings
 
@@ -85,15 +87,28 @@ def ended(
             perform(JobContext(claimed, ledger, settings))
         else:
             for child in ledger.children(job.id):
-                _train(ledger, child, failing(str(child.key)))
+                if not ledger.job(child.id).state.terminal:
+                    _train(ledger, child, failing)
     return now
 
 
-def _train(ledger: Ledger, child: Job, fails: bool) -> None:
+def _train(ledger: Ledger, child: Job, failing: Failing) -> None:
     """What a trainer would record if the law were true."""
     job = ledger.claim(child.id, "test", 60)
     assert job is not None
-    payload = job.payload
+    error = {"type": "diverged", "title": "The run diverged", "detail": "the loss is 99 nats"}
+    failed = [_record(ledger, job, one, failing, error) for one in job.payload.get("runs", [{}])]
+    if job.kind is JobKind.TRAIN and any(failed):
+        ledger.fail(job.id, job.attempt, error)
+    else:
+        ledger.succeed(job.id, job.attempt, {})
+
+
+def _record(
+    ledger: Ledger, job: Job, own: Mapping[str, Any], failing: Failing, error: dict[str, str]
+) -> bool:
+    """One run of a job; whether it failed."""
+    payload = {**job.payload, **own}
     run = ledger.add_run(
         job_id=job.id, corpus_id=payload["corpus_id"], role=RunRole.PROXY,
         mixture=payload["mixture"], recipe=payload["recipe"], seed=payload["seed"],
@@ -104,13 +119,10 @@ def _train(ledger: Ledger, child: Job, fails: bool) -> None:
         losses = {name: loss(name, share, step) for name, share in payload["mixture"].items()}
         seen = {"step": step, "tokens": step * recipe.tokens_per_step, "losses_nats": losses}
         ledger.record_observation(run.id, seen)
-    error = {"type": "diverged", "title": "The run diverged", "detail": "the loss is 99 nats"}
-    if fails:
-        ledger.finish_run(run.id, consumed=(), seconds=None, error=error)
-        ledger.fail(job.id, job.attempt, error)
-    else:
-        ledger.finish_run(run.id, consumed=(), seconds=1.0)
-        ledger.succeed(job.id, job.attempt, {})
+    fails = failing(f"{run.label}/seed-{run.seed}")
+    seconds, met = (None, error) if fails else (1.0, None)
+    ledger.finish_run(run.id, (), seconds, met)
+    return fails
 
 
 def loss(domain: str, share: float, step: float) -> float:
@@ -292,3 +304,73 @@ def test_auto_says_why_it_chose_and_the_bootstrap_how_sure_it_is(
         assert sum(runs.values()) == pytest.approx(1)
     # Reasons stand with the choice, not once more among the notes.
     assert not any("held-out" in note for note in report["notes"])
+
+
+class TestGroups:
+    """With GPUs proxy runs go out in groups; the test plays the workers that train them."""
+
+    def groups(self, ledger: Ledger, job: Job) -> list[list[str]]:
+        return [
+            [f"{run['label']}/seed-{run['seed']}" for run in child.payload["runs"]]
+            for child in ledger.children(job.id)
+            if child.kind is JobKind.TRAIN_PROXIES
+        ]
+
+    @pytest.mark.parametrize(("gpus", "sizes"), [(1, [7]), (3, [3, 2, 2])])
+    def test_each_run_is_in_one_group_and_the_fit_is_as_without(
+        self, ledger: Ledger, settings: WorkerSettings, gpus: int, sizes: list[int]
+    ) -> None:
+        alone = solved(
+            ledger, ended(ledger, settings, fitting(ledger, measured_corpus(ledger, settings)))
+        )
+        many = settings.model_copy(update={"gpus": gpus})
+        job = ended(ledger, many, fitting(ledger, measured_corpus(ledger, settings)))
+        groups = self.groups(ledger, job)
+        assert [len(group) for group in groups] == sizes
+        assert len({key for group in groups for key in group}) == 7
+        record = solved(ledger, job)
+        assert record.proportions == alone.proportions
+        listed = record.report["proxy_runs"]
+        assert [run["state"] for run in listed] == ["used"] * 7
+        assert len({run["run_id"] for run in listed}) == 7
+
+    def test_runs_of_a_group_are_used_again_alone_or_in_groups(
+        self, ledger: Ledger, settings: WorkerSettings
+    ) -> None:
+        corpus = measured_corpus(ledger, settings)
+        many = settings.model_copy(update={"gpus": 2})
+        first = ended(ledger, many, fitting(ledger, corpus), lambda key: key == "design-02/seed-0")
+        states = {r["label"]: r["state"] for r in solved(ledger, first).report["proxy_runs"]}
+        assert states.pop("design-02") == "failed"
+        assert set(states.values()) == {"used"}
+        again = ended(ledger, many, fitting(ledger, corpus))
+        assert self.groups(ledger, again) == [["design-02/seed-0"]]
+        assert ledger.children(ended(ledger, settings, fitting(ledger, corpus)).id) == []
+
+    def test_a_run_that_failed_in_a_group_says_why(
+        self, ledger: Ledger, settings: WorkerSettings
+    ) -> None:
+        many = settings.model_copy(update={"gpus": 1})
+        corpus = measured_corpus(ledger, settings)
+        job = ended(ledger, many, fitting(ledger, corpus), lambda key: True)
+        assert job.error
+        assert job.error["type"] == "diverged"
+        assert "natural/seed-0: the loss is 99 nats" in job.error["detail"]
+
+    def test_a_fit_that_was_cut_off_between_two_groups_submits_the_other_alone(
+        self, ledger: Ledger, settings: WorkerSettings
+    ) -> None:
+        """Resumed where there are other GPUs, and once runs of the first group are done."""
+        corpus = measured_corpus(ledger, settings)
+        job = fitting(ledger, corpus)
+        claimed = ledger.claim(job.id, "test", 60)
+        assert claimed is not None
+        context = JobContext(claimed, ledger, settings.model_copy(update={"gpus": 2}))
+        proxies = _designed(context, reference_mixtures(context))
+        _submit_group(context, proxies[0::2])
+        (child,) = ledger.children(job.id)
+        _train(ledger, child, lambda key: False)
+        ledger.give_back(job.id, claimed.attempt, "its worker was killed", None)
+        done = ended(ledger, settings.model_copy(update={"gpus": 1}), job)
+        assert [len(group) for group in self.groups(ledger, done)] == [4, 3]
+        assert len(solved(ledger, done).report["proxy_runs"]) == 7

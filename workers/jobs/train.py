@@ -88,7 +88,8 @@ def processes_for(context: JobContext, recipe: Recipe) -> int:
     """How many processes share the run."""
     if context.job.payload["role"] != RunRole.FULL:
         return 1
-    most = recipe.batch_sequences  # of which each process needs one
+    # Each process needs a sequence of every step.
+    most = min([recipe.batch_sequences, *(size for _, size in recipe.batch_stages)])
     if context.settings.training_processes is not None:
         return min(context.settings.training_processes, most)
     worthwhile = max(1, recipe.tokens_per_step // LEAST_TOKENS_PER_PROCESS)
