@@ -94,8 +94,12 @@ class Decoder(nn.Module):
                 if own.ndim == 1:
                     own.fill_(1.0)
                 else:
-                    values = torch.empty(own.shape).normal_(generator=chance)
-                    own.copy_(values.mul_(self._standard_deviation(name, own, base_width)))
+                    # In place where the stream is the same: a large model is touched once.
+                    plain = own.is_cpu and own.dtype == torch.float32 and own.is_contiguous()
+                    values = own if plain else torch.empty(own.shape, dtype=torch.float32)
+                    values.normal_(generator=chance)
+                    values.mul_(self._standard_deviation(name, own, base_width))
+                    own.copy_(values)
 
     def _standard_deviation(self, name: str, weight: Tensor, base_width: int | None) -> float:
         if not self.shape.tied_head and not name.startswith("blocks."):
