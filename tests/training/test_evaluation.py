@@ -8,7 +8,8 @@ import torch
 
 from mixlab.errors import DomainTooSmall
 from mixlab.training.evaluation import Validation
-from mixlab.training.head import IGNORED
+from mixlab.training.head import IGNORED, token_losses
+from mixlab.training.parallel import World
 
 
 class Stream:
@@ -43,7 +44,12 @@ def test_losses_are_means_per_token_of_each_domain(sequences: int) -> None:
     streams = {"ones": Stream(np.ones(50)), "mixed": Stream([1, 2] * 30), "short": Stream([2, 2])}
     weight = torch.tensor([[math.log(0.25)], [math.log(0.5)], [math.log(0.25)]])
     found = Validation(streams, context=6, tokens_per_domain=40)
-    losses = found.losses(lambda tokens: torch.ones(*tokens.shape, 1), weight, sequences=sequences)
+
+    def each(tokens: torch.Tensor) -> torch.Tensor:
+        features, targets = torch.ones(tokens[:, 1:].numel(), 1), tokens[:, 1:].flatten()
+        return token_losses(features, weight, targets).view(len(tokens), -1)
+
+    losses = found.losses(each, World.alone(torch.device("cpu")), sequences=sequences)
     assert losses == pytest.approx(
         {"ones": math.log(2), "mixed": math.log(2) * 1.5, "short": math.log(4)}, abs=1e-6
     )

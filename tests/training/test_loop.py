@@ -10,8 +10,13 @@ import torch
 from mixlab.corpora.shards import TokenisedCorpus, write_corpus
 from mixlab.errors import Diverged, DomainTooSmall, InvalidMixture, InvalidRecipe
 from mixlab.mixture import Mixture
+from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training import TrainingProgress, TrainingResult, placement, train
+from mixlab.training.batches import Batches
+from mixlab.training.data import sampler_of
 from mixlab.training.decoder import Decoder
+from mixlab.training.objective import NextTokenLoss, recompute
+from mixlab.training.parallel import World
 from mixlab.training.weights import load_weights
 from tests.training.conftest import END, VOCABULARY, small_recipe
 
@@ -182,3 +187,143 @@ def test_a_domain_smaller_than_one_sequence_is_named(tmp_path: Path) -> None:
     # It still counts as a target for a run that doesn't train on it.
     alone = train(small_recipe(2), corpus, Mixture({"big": 1.0, "small": 0.0}), seed=0, threads=1)
     assert alone.evaluation_tokens == {"big": 32, "small": 9}
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(
+    corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path
+) -> None:
+    whole = train(small_recipe(), corpus, mixture, seed=0, threads=1)
+    asked = iter([False] * 24 + [True])
+    options = {"seed": 0, "threads": 1, "folder": tmp_path}
+    stopped = train(small_recipe(), corpus, mixture, stop=lambda: next(asked), **options)
+    assert (stopped.ended, stopped.step, stopped.weights) == ("stopped", 25, None)
+    assert "stopped after update 25 of 40" in stopped.note
+    assert [(entry["from_step"], entry["to_step"]) for entry in stopped.consumed] == [
+        (0, 20), (20, 25),
+    ]  # fmt: skip
+    resumed = train(small_recipe(), corpus, mixture, **options)
+    assert (resumed.ended, resumed.step, resumed.note) == ("done", 40, "")
+    assert losses(resumed) == losses(whole)
+    assert resumed.consumed == whole.consumed
+
+
+def test_a_stop_at_the_last_update_comes_too_late(
+    corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path
+) -> None:
+    asked = iter([False] * 3 + [True])
+    result = train(small_recipe(4), corpus, mixture, seed=0, threads=1, folder=tmp_path,
+                   stop=lambda: next(asked))  # fmt: skip
+    assert (result.ended, result.step) == ("done", 4)
+    assert result.weights.is_file()
+
+
+def test_a_run_ends_before_a_domain_is_read_too_often(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    result = train(small_recipe(200), corpus, mixture, seed=0, threads=1, max_epochs=1.0)
+    free = sampler_of(small_recipe(), corpus, MixtureSchedule.of(mixture), seed=0, max_epochs=None)
+    windows = (len(corpus.stream("counting", "train")) - 1) // 32
+    read = [free.consumed(0, result.step + more)["counting"] // 32 for more in (0, 1)]
+    assert read[0] <= windows < read[1]
+    assert result.ended == "exhausted"
+    told = f"after update {result.step}: update {result.step + 1} of 200 would read counting more"
+    assert told in result.note
+    # It is measured where it ends, though its recipe doesn't say so.
+    assert [seen.step for seen in result.observations] == [result.step]
+    assert result.consumed[-1]["epochs"]["counting"] == [
+        {"epoch": 0, "tokens": result.consumed[-1]["tokens"]["counting"]}
+    ]
+    with pytest.raises(DomainTooSmall, match="Already update 1 of 200 would read counting"):
+        train(small_recipe(200), corpus, mixture, seed=0, max_epochs=0.01)
+
+
+def test_observations_of_a_schedule_have_the_shares_that_were_read(
+    corpus: TokenisedCorpus,
+) -> None:
+    recipe = replace(small_recipe(40), evaluation_steps=(20, 40))
+    turned = MixtureSchedule(
+        (
+            Stage(Mixture({"counting": 1.0}), 20 * recipe.tokens_per_step),
+            Stage(Mixture({"counting": 0.5, "noise": 0.5})),
+        )
+    )
+    result = train(recipe, corpus, turned, seed=0, threads=1)
+    read = [seen.mixture.proportions for seen in result.observations]
+    assert dict(read[0]) == {"counting": 1.0, "noise": 0.0}
+    assert read[1]["noise"] == pytest.approx(0.25, abs=0.005)
+    first, second = (entry["tokens"] for entry in result.consumed)
+    assert first == {"counting": 5120, "noise": 0}
+    assert read[1]["noise"] == second["noise"] / 10_240
+
+
+def test_batches_may_grow(corpus: TokenisedCorpus, mixture: Mixture) -> None:
+    recipe = replace(small_recipe(), batch_stages=((11, 12), (31, 20)), evaluation_steps=(10, 40))
+    result = train(recipe, corpus, mixture, seed=0, threads=1)
+    sequences = 10 * 8 + 20 * 12 + 10 * 20
+    assert result.observations[-1].tokens == 32 * sequences == recipe.tokens
+    assert sum(result.consumed[1]["tokens"].values()) == 32 * (sequences - 80)
+
+
+def test_blocks_computed_again_have_the_same_gradients(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    recipe = small_recipe()
+    tokens = torch.from_numpy(
+        sampler_of(recipe, corpus, MixtureSchedule.of(mixture), seed=0, max_epochs=None).batch(0)
+    )
+    gradients = []
+    for again in (False, True):
+        model = Decoder(recipe.architecture)
+        model.initialise(0)
+        if again:
+            recompute(model.blocks)
+        NextTokenLoss(model)(tokens).backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    options = {"seed": 0, "threads": 1}
+    less = train(replace(recipe, activation_checkpointing=True), corpus, mixture, **options)
+    assert losses(less) == losses(train(recipe, corpus, mixture, **options))
+
+
+def test_bfloat16_products_keep_float32_weights_and_learn_as_much(
+    corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path
+) -> None:
+    recipe = replace(small_recipe(), precision="bfloat16")
+    half = train(recipe, corpus, mixture, seed=0, threads=1, folder=tmp_path)
+    full = train(small_recipe(), corpus, mixture, seed=0, threads=1)
+    assert losses(half) != losses(full)
+    for one, other in zip(losses(half), losses(full), strict=True):
+        assert one == pytest.approx(other, abs=0.1)
+    model = Decoder(recipe.architecture).bfloat16()
+    load_weights(half.weights, model)
+    rounded = torch.cat([weight.flatten().float() for weight in model.parameters()])
+    model = model.float()
+    load_weights(half.weights, model)
+    kept = torch.cat([weight.flatten() for weight in model.parameters()])
+    assert (rounded != kept).float().mean() > 0.9
+
+
+def test_batches_read_ahead_are_the_same_whatever_is_asked_for(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    recipe = replace(small_recipe(), batch_stages=((5, 3),))
+    schedule, world = MixtureSchedule.of(mixture), World.alone(torch.device("cpu"))
+    sampler = sampler_of(recipe, corpus, schedule, seed=0, max_epochs=None)
+    ahead, plain = (Batches(sampler, recipe, world, ahead=ahead) for ahead in (True, False))
+    for step in (1, 2, 3, 4, 5, 6, 2, 3, 40, 1):
+        for one, other in zip(ahead.of(step), plain.of(step), strict=True):
+            assert torch.equal(one, other)
+    ahead.close()
+    plain.close()
+
+
+def test_reading_ahead_of_the_last_update_does_no_harm(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    """The sampler refuses what comes after it."""
+    schedule, world = MixtureSchedule.of(mixture), World.alone(torch.device("cpu"))
+    sampler = sampler_of(small_recipe(200), corpus, schedule, seed=0, max_epochs=1.0)
+    last = sampler.last_step(200)
+    batches = Batches(sampler, small_recipe(200), world, ahead=True)
+    assert len(batches.of(last)) == 1
+    batches.close()
