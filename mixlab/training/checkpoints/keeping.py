@@ -39,6 +39,7 @@ from mixlab.training.parallel import World
 
 FOLDER = "checkpoints"
 FORMER = "checkpoint.safetensors"  # where mixlab 0.1 kept its only one
+ENDING_SECONDS = 60  # that a save in flight gets when the run ends by an error
 SPARE_SHARE = 1.1  # of free memory over a copy's size, for it to be made
 
 log = logging.getLogger(__name__)
@@ -79,10 +80,12 @@ class Checkpoints:
         if kind is None:
             self.close()
             return
-        try:
-            self.close()
-        except Exception:
-            log.exception("a save was in flight when the run ended, and failed too")
+        # Another rank may be the reason, and never answer.
+        seconds = None if self.world.size == 1 else ENDING_SECONDS
+        if self._thread is not None:
+            self._thread.join(seconds)
+        if self._error is not None:
+            log.error("the save in flight when the run ended failed too", exc_info=self._error)
 
     def steps(self) -> list[int]:
         """The updates after which there is a checkpoint, rising."""

@@ -27,7 +27,7 @@ WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "decoder")
 
 
 def named_weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The module's weights by the decoder's names, a tied one once; of a sharded module DTensors."""
+    """The weights by the decoder's names, a tied one once; DTensors where they are sharded."""
     for part in module.modules():
         # An evaluation leaves FSDP's root gathered, with other parameters than the optimiser's.
         if hasattr(part, "reshard"):
