@@ -43,13 +43,13 @@ def shares_by_formula(schedule: MixtureSchedule, seen: int) -> dict[str, float]:
 
 
 @given(schedule=schedules(), seen=st.integers(0, 5000))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_shares_are_those_of_the_formula(schedule: MixtureSchedule, seen: int) -> None:
     assert schedule.shares(seen) == pytest.approx(shares_by_formula(schedule, seen), abs=1e-12)
 
 
 @given(schedule=schedules(), tokens=st.integers(0, 3000))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_what_is_planned_is_the_integral_of_the_shares(
     schedule: MixtureSchedule, tokens: int
 ) -> None:
@@ -78,6 +78,7 @@ def _ends_of_token(
 
 
 @given(schedule=schedules())
+@settings(deadline=None, max_examples=30)
 def test_spans_follow_each_other_without_gaps(schedule: MixtureSchedule) -> None:
     spans = schedule.spans()
     assert spans[0].begin_tokens == 0
@@ -105,6 +106,7 @@ def test_the_ramp_of_tinyllama() -> None:
 
 
 @given(schedule=schedules())
+@settings(deadline=None, max_examples=30)
 def test_a_schedule_survives_json(schedule: MixtureSchedule) -> None:
     assert MixtureSchedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
 

@@ -73,7 +73,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @given(schedule=schedules(), seed=seeds, stages=batch_stages, steps=st.tuples(
     st.integers(0, 80), st.integers(0, 80)))  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_what_any_range_of_steps_consumed_is_what_its_batches_hold(
     schedule: MixtureSchedule,
     seed: int,
@@ -87,7 +87,7 @@ def test_what_any_range_of_steps_consumed_is_what_its_batches_hold(
 
 
 @given(schedule=schedules(), seed=seeds, step=st.integers(0, 150))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_each_sequence_takes_the_domain_that_its_point_and_its_shares_tell(
     schedule: MixtureSchedule, seed: int, step: int
 ) -> None:
@@ -102,7 +102,7 @@ def test_each_sequence_takes_the_domain_that_its_point_and_its_shares_tell(
 
 
 @given(schedule=schedules(longest=20_000_000), seed=seeds, step=st.integers(0, 10_000_000))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=20)
 def test_what_is_consumed_stays_near_the_integral_of_the_schedule(
     schedule: MixtureSchedule, seed: int, step: int
 ) -> None:
@@ -124,7 +124,7 @@ def test_what_is_consumed_stays_near_the_integral_of_the_schedule(
 def test_most_ramps_deviate_by_a_sequence_or_two() -> None:
     rng = np.random.default_rng(0)
     deviations = []
-    for seed in range(400):
+    for seed in range(200):
         before, after = (Mixture.of(NAMES[:3], rng.dirichlet(np.ones(3))) for _ in range(2))
         schedule = MixtureSchedule((Stage(before, CONTEXT), Stage(after, None, CONTEXT * 100_000)))
         made, step = sampler(schedule, seed=seed, batch=10), int(rng.integers(5000, 10_000))
@@ -156,7 +156,7 @@ def test_a_ramp_of_any_length_is_counted_at_once() -> None:
 @given(
     schedule=schedules(), seed=seeds, one=batch_stages, other=batch_stages, size=st.integers(1, 9)
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_the_size_of_batches_cuts_the_same_sequences_elsewhere(
     schedule: MixtureSchedule,
     seed: int,
@@ -172,7 +172,7 @@ def test_the_size_of_batches_cuts_the_same_sequences_elsewhere(
 
 
 @given(schedule=schedules(), seed=seeds, steps=st.permutations(range(12)), stages=batch_stages)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_the_order_of_calls_changes_nothing(
     schedule: MixtureSchedule, seed: int, steps: list[int], stages: tuple[tuple[int, int], ...]
 ) -> None:
@@ -234,7 +234,7 @@ def test_runs_of_one_mixture_read_what_the_first_version_read(seed: int) -> None
     schedule=schedules(), seed=seeds, step=st.integers(0, 60), stages=batch_stages,
     owners=st.lists(st.integers(0, 4), min_size=20, max_size=20),
 )  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_any_split_among_readers_makes_up_the_batch(
     schedule: MixtureSchedule,
     seed: int,
@@ -269,7 +269,7 @@ def test_rows_that_a_step_lacks_are_refused() -> None:
 
 @given(schedule=schedules(), seed=seeds, steps=st.tuples(st.integers(0, 90), st.integers(0, 90)),
        windows=st.integers(1, 12))  # fmt: skip
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 def test_epochs_of_any_range_are_those_of_reading_it(
     schedule: MixtureSchedule, seed: int, steps: tuple[int, int], windows: int
 ) -> None:
@@ -294,7 +294,7 @@ def test_epochs_of_any_range_are_those_of_reading_it(
 
 @given(schedule=schedules(), seed=seeds, windows=st.integers(1, 40),
        max_epochs=st.sampled_from([0.5, 1, 2, 3.7]), steps=st.integers(0, 60))  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_a_run_ends_before_the_first_step_that_goes_beyond_the_epochs_allowed(
     schedule: MixtureSchedule, seed: int, windows: int, max_epochs: float, steps: int
 ) -> None:

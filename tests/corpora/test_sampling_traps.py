@@ -138,7 +138,7 @@ def test_begin_and_end_of_text_every_document_ends_in_one_end_and_begins_with_it
 
 
 @given(readers=st.integers(1, 7), step=st.integers(0, 300))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_ranks_that_shuffle_differently_any_number_of_readers_gives_one_batch(
     corpus: TokenisedCorpus, readers: int, step: int
 ) -> None:
@@ -199,7 +199,7 @@ def documents(corpus: TokenisedCorpus) -> dict[str, list[np.ndarray]]:
 
 
 @given(step=st.integers(0, 2000))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_placements_name_the_documents_from_which_the_batch_can_be_put_together(
     corpus: TokenisedCorpus, documents: dict[str, list[np.ndarray]], step: int
 ) -> None:
