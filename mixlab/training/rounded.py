@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -94,7 +93,9 @@ def _update_chunk(
 
 def _own(tensor: Tensor) -> Tensor:
     """This rank's part of a sharded tensor, sharing its memory, as one row of values."""
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    # By name, because importing DTensor takes longer than everything else here.
+    to_local = getattr(tensor, "to_local", None)
+    local: Tensor = tensor if to_local is None else to_local()
     return local.view(-1)
 
 
