@@ -42,6 +42,10 @@ class Mixture:
             )
         object.__setattr__(self, "proportions", MappingProxyType(dict(self.proportions)))
 
+    def __reduce__(self) -> tuple[type["Mixture"], tuple[dict[str, float]]]:
+        """As processes hand it on, because a read-only view can't be pickled."""
+        return Mixture, (dict(self.proportions),)
+
     @classmethod
     def normalised(cls, weights: Mapping[str, float]) -> "Mixture":
         """The mixture proportional to non-negative weights. Raises InvalidMixture if all are 0."""

@@ -11,7 +11,7 @@ stack would be written faster, but only that same stack could ever use it.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mixlab.corpora.sampling import Sampler, TokenWindows
@@ -47,10 +47,9 @@ class Member:
         self, run: StackedRun, recipe: Recipe, streams: Mapping[str, TokenWindows],
         corpus: str, world: World, keep_last: int,
     ) -> None:  # fmt: skip
-        rate = recipe.learning_rate if run.learning_rate is None else run.learning_rate
         self.run, self.world = run, world
         self.schedule = MixtureSchedule.of(run.mixture)
-        self.recipe = replace(recipe, learning_rate=rate)
+        self.recipe = run.recipe(recipe)
         self.sampler = Sampler(
             streams, self.schedule,
             context=recipe.architecture.context,
@@ -60,7 +59,7 @@ class Member:
         )  # fmt: skip
         self.identity = identity_of(self.recipe, self.schedule, seed=run.seed, corpus=corpus)
         self.state, self.guard = RunState(), Guard(self.recipe)
-        self.error: Diverged | None = self._diverged_before()
+        self.error = divergence_in(run.folder, self.identity)
         self.checkpoints = (
             None
             if run.folder is None
@@ -132,21 +131,10 @@ class Member:
     def _record_of_weights(self) -> dict[str, Any]:
         return {"identity": self.identity, **self.state.to_record()}
 
-    def fail(self, error: Diverged, step: int) -> None:
-        """Leave the run behind; a stack that goes on later knows of it from the run's folder."""
+    def fail(self, error: Diverged) -> None:
+        """Leave the run behind, for good: its folder says so to whoever goes on with it."""
         self.error = error
-        if self.run.folder is not None:
-            self.run.folder.mkdir(parents=True, exist_ok=True)
-            told = {"identity": self.identity, "step": step, "detail": str(error)}
-            write_json(self.run.folder / DIVERGED, told)
-
-    def _diverged_before(self) -> Diverged | None:
-        file = None if self.run.folder is None else self.run.folder / DIVERGED
-        if file is None or not file.is_file():
-            return None
-        told = json.loads(file.read_text(encoding="utf-8"))
-        same = told["identity"] == json.loads(json.dumps(self.identity))
-        return Diverged(told["detail"]) if same else None
+        write_divergence(self.run.folder, self.identity, error)
 
     def outcome(self, evaluation_tokens: Mapping[str, int], peak: int, execution: str) -> Outcome:
         """What became of the run; `peak` bytes are the stack's."""
@@ -170,3 +158,19 @@ class Member:
             step=state.step,
             skipped=tuple(state.skipped),
         )
+
+
+def write_divergence(folder: Path | None, identity: Mapping[str, Any], error: Diverged) -> None:
+    """Let a run's folder tell that it has diverged, and why."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / DIVERGED, {"identity": identity, "detail": str(error)})
+
+
+def divergence_in(folder: Path | None, identity: Mapping[str, Any]) -> Diverged | None:
+    """What a folder tells of the divergence of this very run; None where nothing."""
+    if folder is None or not (folder / DIVERGED).is_file():
+        return None
+    told = json.loads((folder / DIVERGED).read_text(encoding="utf-8"))
+    same = told["identity"] == json.loads(json.dumps(identity))
+    return Diverged(told["detail"]) if same else None

@@ -1,10 +1,11 @@
 """What a stack is asked to train, and what it says of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixlab.errors import MixlabError
 from mixlab.mixture import Mixture
+from mixlab.recipes import Recipe
 from mixlab.runs import Observation
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.records import TrainingResult
@@ -21,6 +22,12 @@ class StackedRun:
     seed: int
     learning_rate: float | None = None  # the peak; None is the recipe's
     folder: Path | None = None  # for checkpoints and weights, laid out as a solo run's
+
+    def recipe(self, of_all: Recipe) -> Recipe:
+        """The recipe that this run would have alone."""
+        if self.learning_rate is None:
+            return of_all
+        return replace(of_all, learning_rate=self.learning_rate)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Watch:
                 try:
                     member.guard.check_mean(step, sum(losses) / len(losses))
                 except Diverged as problem:
-                    self._leave(member, step, problem)
+                    self._leave(member, problem)
             member.state.losses.clear()
             member.state.norms.clear()
 
@@ -75,7 +75,7 @@ class Watch:
         elif self.recipe.on_anomaly == "skip":
             self._skipped(member, anomaly)
         else:
-            self._leave(member, step, member.guard.diverged(anomaly))
+            self._leave(member, member.guard.diverged(anomaly))
         return anomaly
 
     def _judged(self) -> list[bool]:
@@ -90,7 +90,7 @@ class Watch:
         member.state.skipped.append(found.to_dict())
         if member.state.skips_in_a_row(found.step) >= SKIPS_IN_A_ROW:
             tried = f", the {SKIPS_IN_A_ROW}th update skipped in a row"
-            self._leave(member, found.step, member.guard.diverged(found, tried=tried))
+            self._leave(member, member.guard.diverged(found, tried=tried))
 
     def measured(self, step: int, place: int, losses_nats: Mapping[str, float]) -> bool:
         """Whether the losses of an evaluation are numbers; else the run is left behind."""
@@ -98,10 +98,10 @@ class Watch:
         for name, loss in losses_nats.items():
             if not math.isfinite(loss):
                 found = Anomaly(step, f"validation loss of {name!r}", loss)
-                self._leave(member, step, member.guard.diverged(found))
+                self._leave(member, member.guard.diverged(found))
                 return False
         return True
 
-    def _leave(self, member: Member, step: int, error: Diverged) -> None:
-        member.fail(error, step)
+    def _leave(self, member: Member, error: Diverged) -> None:
+        member.fail(error)
         self._active = None

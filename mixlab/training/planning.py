@@ -1,0 +1,242 @@
+"""How to train many proxy runs here, and what it costs, before anything runs.
+
+Ways that compete, each measured on this device (measuring.py):
+
+    one by one     a run after the other, on the whole device
+    stacked        R runs as one program, R = 2, 4, 8, ... as memory and speed allow
+    processes      on the CPU, as many runs at once as there are cores, a process each
+
+    seconds = ceil(runs / at once) * at once * tokens of a run / tokens per second of all at once
+    FLOPs   = tokens * (6 (N - input embedding) + 12 L d T)
+    price   = seconds / 3600 * price per hour of the device
+
+The fastest for all the runs wins. Stacks are tried from small to large, and no larger one is
+tried once one is slower a run than the one before; what was not measured is not guessed.
+Limits: evaluations, checkpoints and reading from a slow disk come on top; whatever else the
+machine does while it measures counts against what is measured then.
+"""
+
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from mixlab.errors import NotEnoughMemory
+from mixlab.recipes import Flops, Recipe
+from mixlab.training.measuring import Measured, measure_processes, measure_throughput
+from mixlab.training.memory import free_bytes, needed_bytes
+from mixlab.training.placement import chosen_device
+from mixlab.training.stacked.batches import micro_batch
+
+Way = Literal["one by one", "stacked", "processes"]
+
+FORMULA = Flops.WITHOUT_EMBEDDING
+# Of free memory: needed_bytes is a lower bound, and allocators need room.
+USABLE_SHARE = 0.7
+MOST_STACKED = 256
+SECONDS = 20.0  # for all measurements of a plan
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What all runs of a plan cost together."""
+
+    flops: float
+    formula: str  # of FLOPs per token
+    tokens: int
+    seconds: float  # by the measured rate
+    bytes: int  # that one program needs at least
+    device_hours: float
+    price: float | None  # in the currency of the price per hour, where one was given
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train so many runs of a recipe, and why so."""
+
+    device: str
+    way: Way
+    runs: int
+    stack: int  # runs in one program; 1 unless stacked
+    processes: int
+    measured: tuple[Measured, ...]
+    reasons: tuple[str, ...]
+    cost: Cost
+
+    @property
+    def rounds(self) -> int:
+        """How many programs, or rounds of processes, one after another."""
+        return math.ceil(self.runs / (self.stack * self.processes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "rounds": self.rounds}
+
+
+def largest_stack(recipe: Recipe, runs: int, device: torch.device) -> int:
+    """How many of the runs the device's free memory holds at once, at least 1."""
+    usable = USABLE_SHARE * _free(device)
+    found = 1
+    while found < min(runs, MOST_STACKED) and _needed(recipe, found + 1, device) <= usable:
+        found += 1
+    return found
+
+
+def choose(
+    recipe: Recipe,
+    runs: int,
+    *,
+    device: torch.device | None = None,
+    stack: int | None = None,
+    price_per_hour: float | None = None,
+    seconds: float = SECONDS,
+) -> Plan:
+    """Measure what can be done on the device, and take the fastest for all the runs.
+
+    With `stack` that many are stacked and only this is measured. Measuring takes about
+    `seconds`, or the time of the slowest single update if that is longer. Raises
+    NotEnoughMemory where not even one run fits, InvalidRecipe for what can't be stacked.
+    """
+    device = device or chosen_device()
+    _check_one_fits(recipe, device)
+    until = time.monotonic() + seconds
+    reasons: list[str] = []
+    if stack is not None:
+        measured = [_stack_of(recipe, min(stack, runs), device, seconds / 4)]
+        reasons.append(f"{stack} runs a program, as was asked for")
+    elif device.type == "cpu":
+        measured = _on_cpu(recipe, runs, device, until, reasons)
+    else:
+        measured = _stacks(recipe, runs, device, until, reasons)
+    best = min(measured, key=lambda one: _total_seconds(one, runs, recipe))
+    reasons.append(_why(best, measured, runs, recipe))
+    return _plan(recipe, runs, device, best, measured, reasons, price_per_hour)
+
+
+def _on_cpu(
+    recipe: Recipe, runs: int, device: torch.device, until: float, reasons: list[str]
+) -> list[Measured]:
+    """Processes first: on the CPU a stack rarely pays (0.15M parameters, 2 cores: half as fast)."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    each = (until - time.monotonic()) / 10
+    processes = min(cores, runs, largest_stack(recipe, runs, device))
+    found = [measure_processes(recipe, processes, seconds=each)]
+    return found + _stacks(recipe, runs, device, until, reasons)
+
+
+def _stacks(
+    recipe: Recipe, runs: int, device: torch.device, until: float, reasons: list[str]
+) -> list[Measured]:
+    """One run, then larger and larger stacks, while they get faster and time is left."""
+    each = (until - time.monotonic()) / 10
+    found = [measure_throughput(recipe, device, 1, seconds=each)]
+    if recipe.on_anomaly == "roll_back":
+        reasons.append("no stacks, since the recipe rolls back and one run can't do that alone")
+        return found
+    most, size = largest_stack(recipe, runs, device), 2
+    while size <= most:
+        if time.monotonic() > until:
+            reasons.append(f"stacks of {size} and more were not measured, for want of time")
+            return found
+        try:
+            found.append(_stack_of(recipe, size, device, each))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            reasons.append(f"stacks of {size} and more don't fit into the device's memory")
+            return found
+        if found[-1].tokens_per_second < found[-2].tokens_per_second:
+            reasons.append(f"no larger stacks than {size}, as that is slower than {size // 2}")
+            return found
+        size = min(2 * size, most) if size < most else most + 1
+    if most < min(runs, MOST_STACKED):
+        reasons.append(f"no more than {most} runs fit into {USABLE_SHARE:.0%} of the free memory")
+    return found
+
+
+def _stack_of(recipe: Recipe, size: int, device: torch.device, seconds: float) -> Measured:
+    return measure_throughput(recipe, device, size, seconds=seconds)
+
+
+def _total_seconds(one: Measured, runs: int, recipe: Recipe) -> float:
+    """Of all runs, where a round that isn't full takes as long as one that is."""
+    at_once = one.runs * one.processes
+    return math.ceil(runs / at_once) * at_once * recipe.tokens / one.tokens_per_second
+
+
+def _why(best: Measured, measured: list[Measured], runs: int, recipe: Recipe) -> str:
+    others = [one for one in measured if one is not best]
+    taken = f"{_named(best)}: {best.tokens_per_second:,.0f} tokens/s"
+    if not others:
+        return f"{taken}; nothing else was measured"
+    told = ", ".join(f"{_named(one)} {one.tokens_per_second:,.0f}" for one in others)
+    least = _total_seconds(best, runs, recipe)
+    second = min(_total_seconds(one, runs, recipe) for one in others)
+    return f"{taken}, {second / least:.2f} times as fast for {runs} runs as the next; {told}"
+
+
+def _named(one: Measured) -> str:
+    if one.processes > 1:
+        return f"{one.processes} processes"
+    return "one by one" if one.runs == 1 else f"stacks of {one.runs}"
+
+
+def _plan(
+    recipe: Recipe, runs: int, device: torch.device, best: Measured, measured: list[Measured],
+    reasons: list[str], price_per_hour: float | None,
+) -> Plan:  # fmt: skip
+    # As even as can be: 20 runs by 16 are two stacks of 10.
+    rounds = math.ceil(runs / (best.runs * best.processes))
+    stack = math.ceil(runs / rounds) if best.runs > 1 else 1
+    seconds = _total_seconds(best, runs, recipe)
+    way: Way = "stacked" if stack > 1 else "processes" if best.processes > 1 else "one by one"
+    return Plan(
+        device=device.type,
+        way=way,
+        runs=runs,
+        stack=stack,
+        processes=best.processes,
+        measured=tuple(measured),
+        reasons=tuple(reasons),
+        cost=_cost(recipe, runs, stack, seconds, device, price_per_hour),
+    )
+
+
+def _cost(
+    recipe: Recipe, runs: int, stack: int, seconds: float, device: torch.device,
+    price_per_hour: float | None,
+) -> Cost:  # fmt: skip
+    tokens = runs * recipe.tokens
+    hours = seconds / 3600
+    return Cost(
+        flops=float(tokens) * recipe.architecture.flops_per_token(FORMULA),
+        formula=FORMULA.value,
+        tokens=tokens,
+        seconds=seconds,
+        bytes=_needed(recipe, stack, device),
+        device_hours=hours,
+        price=None if price_per_hour is None else hours * price_per_hour,
+    )
+
+
+def _needed(recipe: Recipe, runs: int, device: torch.device) -> int:
+    sequences = micro_batch(recipe, device, runs, recipe.batch_sequences)
+    return needed_bytes(recipe, sequences=sequences, runs=runs, device=device)
+
+
+def _free(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+
+
+def _check_one_fits(recipe: Recipe, device: torch.device) -> None:
+    needed, free = _needed(recipe, 1, device), _free(device)
+    if needed > free:
+        raise NotEnoughMemory(
+            f"One run of {recipe.name} needs at least {needed / 1e9:.1f} GB of {device.type} "
+            f"memory, but {free / 1e9:.1f} GB are free; take a smaller recipe, or a device with "
+            "more memory."
+        )
