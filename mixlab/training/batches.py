@@ -6,6 +6,7 @@ step. On the CPU reading ahead would take the cores that compute, so it is for C
 copy goes through pinned memory and waits for nothing.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -25,8 +26,9 @@ class Batches:
         self, sampler: Sampler, recipe: Recipe, world: World, *, ahead: bool | None = None
     ) -> None:
         self.sampler, self.recipe, self.world = sampler, recipe, world
-        cuda = world.device.type == "cuda"
-        self._thread = ThreadPoolExecutor(1) if (cuda if ahead is None else ahead) else None
+        device = world.device
+        wanted = device.type == "cuda" if ahead is None else ahead
+        self._thread = ThreadPoolExecutor(1, initializer=_use(device)) if wanted else None
         self._next: tuple[int, Future[list[Tensor]]] | None = None
 
     def of(self, step: int) -> list[Tensor]:
@@ -57,3 +59,9 @@ class Batches:
         """End the thread that reads ahead."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
+
+
+def _use(device: torch.device) -> Callable[[], None]:
+    """Makes a thread pin memory for this rank's device; each thread begins with the first one."""
+    index = device.index
+    return (lambda: None) if index is None else lambda: torch.cuda.set_device(index)

@@ -13,6 +13,7 @@ line that a kill tore, so that every step stands there once.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import torch
 from mixlab.corpora.shards import write_atomically
 from mixlab.recipes import Flops, Recipe
 from mixlab.training.placement import in_bfloat16
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 MFU_FORMULA = Flops.WITHOUT_EMBEDDING
@@ -73,21 +76,27 @@ class Metrics:
 
     def __init__(self, folder: Path | None) -> None:
         self.file = None if folder is None else folder / METRICS
+        self._torn = False
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Append one line."""
+        """Append one line. One that the disk doesn't take costs a warning, not the run."""
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(values) + "\n")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as lines:
+                lines.write("\n" * self._torn + json.dumps(values) + "\n")
+            self._torn = False
+        except OSError as problem:
+            log.warning("%s lacks the line of step %s: %s", self.file, values["step"], problem)
+            self._torn = True
 
     def lines(self) -> list[dict[str, Any]]:
-        """What was written so far, without a line that was torn."""
+        """What was written so far, without lines that were torn."""
         if self.file is None or not self.file.is_file():
             return []
         whole = self.file.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in whole]
+        return [line for line in map(_read, whole) if line is not None]
 
     def rewind(self, step: int) -> int:
         """Take away the lines after a step; the last step that had a line before, 0 for none."""
@@ -96,3 +105,11 @@ class Metrics:
             kept = "".join(json.dumps(line) + "\n" for line in found if line["step"] <= step)
             write_atomically(self.file, lambda path: path.write_text(kept, encoding="utf-8"))
         return max((line["step"] for line in found), default=0)
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    try:
+        values: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return values

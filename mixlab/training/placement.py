@@ -58,15 +58,23 @@ def deterministic(device: torch.device, threads: int | None) -> Iterator[None]:
     """Equal results for equal seeds, on `threads` CPU threads; settings are put back after."""
     before = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    # Sums on the CPU have one order for a number of threads; CUDA has to be told.
+    told = device.type == "cuda" and not strict
     if threads is not None:
         torch.set_num_threads(threads)
-    # Sums on the CPU have one order for a number of threads; CUDA has to be told.
-    torch.use_deterministic_algorithms(strict or device.type == "cuda", warn_only=True)
+    if told:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Nothing reads what it hasn't written, and filling all memory costs bandwidth.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(strict)
+        if told:
+            torch.use_deterministic_algorithms(strict, warn_only=warns)
+            torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 def compile_blocks(

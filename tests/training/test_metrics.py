@@ -66,6 +66,22 @@ def test_lines_after_the_checkpoint_and_a_torn_one_are_taken_away(tmp_path: Path
     assert [line["step"] for line in metrics.lines()] == [10, 20, 30]
 
 
+def test_a_full_disk_costs_lines_and_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics(tmp_path)
+    metrics.add({"step": 10})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "t')  # what a disk took before it was full
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "kept")
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    metrics.add({"step": 20})
+    assert "lacks the line of step 20: " in caplog.text
+    (tmp_path / "kept").rename(tmp_path / "metrics.jsonl")
+    metrics.add({"step": 30})
+    assert metrics.lines() == [{"step": 10}, {"step": 30}]
+
+
 def test_a_roll_back_leaves_no_line_of_what_it_undid(
     corpus: TokenisedCorpus, tmp_path: Path
 ) -> None:
