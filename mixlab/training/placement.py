@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,8 @@ def deterministic(device: torch.device, threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
     # Sums on the CPU have one order for a number of threads; CUDA has to be told.
     told = device.type == "cuda" and not strict
     if threads is not None:
@@ -67,14 +69,14 @@ def deterministic(device: torch.device, threads: int | None) -> Iterator[None]:
     if told:
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Nothing reads what it hasn't written, and filling all memory costs bandwidth.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_num_threads(before)
         if told:
             torch.use_deterministic_algorithms(strict, warn_only=warns)
-            torch.utils.deterministic.fill_uninitialized_memory = fills
+            memory.fill_uninitialized_memory = fills
 
 
 def compile_blocks(
