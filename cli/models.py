@@ -3,7 +3,7 @@
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.console import Console
 from cli.showing import print_lines
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import InvalidCorpus, MissingExtra, MissingFile
+
+if TYPE_CHECKING:
+    from mixlab.training.huggingface import TrainedModel
 
 app = typer.Typer(
     name="model",
@@ -33,7 +36,7 @@ def export_model(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     corpus: Annotated[
         Path | None,
-        typer.Option(help="The corpus's folder, or its tokenizer.json, where the run has none."),
+        typer.Option(help="The corpus's folder or tokenizer.json; else the one in the run's spec."),
     ] = None,
     number_format: Annotated[
         NumberFormat, typer.Option("--format", help="float32 keeps every bit.")
@@ -49,7 +52,7 @@ def export_model(
         out,
         model.weights,
         model.architecture,
-        tokenizer=_tokenizer(corpus, model.corpus, model.tokenizer),
+        tokenizer=_tokenizer(corpus, model),
         number_format=number_format.value,
         shard_bytes=int(shard_gb * 1e9),
     )
@@ -73,24 +76,26 @@ def import_model(
     _told(out, shape.parameters, [sizes, "tied head" if shape.tied_head else "own head"])
 
 
-def _tokenizer(given: Path | None, trained_on: str | None, own: Path | None) -> Path:
+def _tokenizer(given: Path | None, model: "TrainedModel") -> Path:
     """The tokenizer's file; of a corpus only if the run was trained on it."""
-    if given is None:
-        if own is None:
-            raise MissingFile(
-                "The run's folder has no tokenizer.json; name the corpus that it was trained on "
-                "with --corpus FOLDER."
-            )
-        return own
-    if given.is_file():
-        return given
-    found = TokenisedCorpus.open(given).fingerprint
-    if trained_on is not None and found != trained_on:
-        raise InvalidCorpus(
-            f"The run was trained on another corpus than {given} (fingerprint {trained_on[:12]}, "
-            f"not {found[:12]}), whose tokens may mean something else; name its own."
+    if given is None and model.tokenizer is not None:
+        return model.tokenizer
+    corpus = given or model.corpus_folder
+    if corpus is None:
+        raise MissingFile(
+            f"The run's folder has neither a {TOKENIZER} nor a spec that names its corpus; name "
+            "the corpus that it was trained on with --corpus FOLDER."
         )
-    return given / TOKENIZER
+    if corpus.is_file():
+        return corpus
+    found = TokenisedCorpus.open(corpus).fingerprint
+    if model.corpus is not None and found != model.corpus:
+        raise InvalidCorpus(
+            f"The run was trained on another corpus than {corpus} has now (fingerprint "
+            f"{model.corpus[:12]}, not {found[:12]}), whose tokens may mean something else; name "
+            "its own with --corpus."
+        )
+    return corpus / TOKENIZER
 
 
 def _check_installed() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,17 @@ def test_a_run_is_exported_and_imported_by_command(
     assert loss < math.log(VOCABULARY) + 1
     some = corpus.stream("text", "train").window(0, 30).astype(np.int64)
     assert words.encode(words.decode(some)) == some.tolist()
+
+
+def test_a_runs_spec_names_its_corpus(
+    run_folder: tuple[Path, TokenisedCorpus], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_folder[0], run)
+    (run / "spec.json").write_text(json.dumps({"corpus": str(run_folder[1].folder)}))
+    assert RUN.invoke(app, ["model", "export", str(run), str(tmp_path / "hf")]).exit_code == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert len(tokenizer) == run_folder[1].vocabulary
 
 
 def refused(*command: str) -> MixlabError:

@@ -18,10 +18,11 @@ from torch import Tensor
 from mixlab.errors import MissingFile, TruncatedFile
 from mixlab.recipes import Architecture
 from mixlab.training.huggingface.exporting import TOKENIZER
-from mixlab.training.huggingface.folders import write_folder
+from mixlab.training.huggingface.folders import read_json, write_folder
 from mixlab.training.huggingface.importing import HuggingFaceModel
+from mixlab.training.weights import WEIGHTS
 
-WEIGHTS = "weights.safetensors"
+SPEC = "spec.json"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TrainedModel:
     architecture: Architecture
     weights: Mapping[str, Tensor]  # by the decoder's names
     corpus: str | None  # fingerprint of the corpus that it was trained on; None where not told
+    corpus_folder: Path | None  # as the run's spec names it; it may have moved since
     tokenizer: Path | None  # the folder's own, where it has one
 
 
@@ -53,7 +55,13 @@ def read_trained(folder: Path) -> TrainedModel:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as problem:
         raise TruncatedFile(f"{file} can't be read ({problem!r}); train again.") from problem
     tokenizer = folder / TOKENIZER
-    return TrainedModel(shape, weights, corpus, tokenizer if tokenizer.is_file() else None)
+    return TrainedModel(
+        architecture=shape,
+        weights=weights,
+        corpus=corpus,
+        corpus_folder=_corpus_folder(folder / SPEC),
+        tokenizer=tokenizer if tokenizer.is_file() else None,
+    )
 
 
 def save_imported(model: HuggingFaceModel, folder: Path) -> None:
@@ -69,6 +77,13 @@ def save_imported(model: HuggingFaceModel, folder: Path) -> None:
             (aside / TOKENIZER).write_bytes(model.tokenizer.read_bytes())
 
     write_folder(folder, write)
+
+
+def _corpus_folder(spec: Path) -> Path | None:
+    if not spec.is_file():
+        return None
+    corpus = read_json(spec).get("corpus")
+    return spec.parent / corpus if isinstance(corpus, str) else None
 
 
 def _described(run: Mapping[str, Any]) -> tuple[Architecture, str | None]:
