@@ -52,6 +52,11 @@ class Memory:
     accumulating: bool  # gradients of one micro-batch are there when the next one begins
 
     @property
+    def states(self) -> int:
+        """What a process holds whatever its micro-batch is."""
+        return self.weights + self.moments + self.gradients
+
+    @property
     def peak(self) -> int:
         """The most of it at once."""
         forward = self.kept + self.tables + (self.gradients if self.accumulating else 0)

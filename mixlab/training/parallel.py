@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from mixlab.errors import InvalidRecipe, MixlabError
 from mixlab.recipes import Recipe
+from mixlab.training.memory import needed_memory
 from mixlab.training.placement import chosen_device, in_bfloat16
 
 Sharding = Literal["auto", "replicate", "shard"]
@@ -38,9 +39,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # Longer than the slowest rank's compiling and evaluating, short enough not to waste a night.
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 FILES_TIMEOUT = timedelta(minutes=30)  # writing a checkpoint waits for the slowest disk
-# float32 weights and gradients, AdamW's two moments; activations need the rest of the device.
-BYTES_PER_PARAMETER = 16
-COMFORTABLE_SHARE = 0.5
+COMFORTABLE_SHARE = 0.5  # of a device, for weights and their states; activations need the rest
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class World:
     def _shards(self, recipe: Recipe) -> bool:
         if self.sharding != "auto" or self.device.type == "cpu":
             return self.sharding == "shard"
-        states = BYTES_PER_PARAMETER * recipe.architecture.parameters
+        states = needed_memory(recipe, sequences=1, device=self.device).states
         free, _ = torch.cuda.mem_get_info(self.device)
         return self.any(states > COMFORTABLE_SHARE * free)
 
