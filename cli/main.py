@@ -11,7 +11,19 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cli import batches, corpora, design, imports, laws, models, recipes, remote, table, training
+from cli import (
+    batches,
+    corpora,
+    design,
+    imports,
+    laws,
+    models,
+    proxies,
+    recipes,
+    remote,
+    table,
+    training,
+)
 from cli.errors import CommandFailed
 from mixlab import __version__
 from mixlab.errors import MixlabError
@@ -61,6 +73,7 @@ app.command("import", rich_help_panel=TABLE)(imports.import_tables)
 app.command(rich_help_panel=TRAINING)(training.train)
 app.add_typer(models.app, name="model", rich_help_panel=TRAINING)
 app.add_typer(recipes.app, name="recipe", rich_help_panel=TRAINING)
+app.add_typer(proxies.app, name="proxies", rich_help_panel=TRAINING)
 app.add_typer(batches.app, name="batches", rich_help_panel=TRAINING)
 app.add_typer(laws.app, name="laws", rich_help_panel=TABLE)
 

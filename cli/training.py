@@ -114,7 +114,7 @@ def train(
         _tell_hosts(path, hosts, processes)
         return
     console = Console(stderr=True)
-    with _stopping(console) as stop, Bar(console, spec) as bar:
+    with stopping(console) as stop, Bar(console, spec) as bar:
         ended = _run(spec, path, processes, bar, stop)
     _show(spec, ended, as_json)
 
@@ -204,7 +204,7 @@ def _tell_hosts(path: Path, hosts: int, processes: int) -> None:
 
 
 @contextmanager
-def _stopping(console: Console) -> Iterator[Callable[[], bool]]:
+def stopping(console: Console) -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C or SIGTERM came. A second Ctrl-C ends at once."""
     asked = threading.Event()
 

@@ -12,6 +12,8 @@ stacked with those that have come as far as they have.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
+
 from mixlab.errors import Diverged
 from mixlab.recipes import Recipe
 from mixlab.runs import Observation
@@ -19,6 +21,8 @@ from mixlab.schedules import MixtureSchedule
 from mixlab.training.checkpoints.folders import steps_in
 from mixlab.training.checkpoints.keeping import FOLDER
 from mixlab.training.loop import train
+from mixlab.training.parallel import World
+from mixlab.training.placement import chosen_device
 from mixlab.training.planning import Plan, choose
 from mixlab.training.pool import train_in_processes
 from mixlab.training.records import TokenCorpus, TrainingProgress, TrainingResult
@@ -57,6 +61,16 @@ def train_group(
     return [group.outcomes[place] for place in range(len(runs))]
 
 
+def unfinished(recipe: Recipe, corpus: TokenCorpus, runs: Sequence[StackedRun]) -> list[int]:
+    """The places of runs that are neither done nor known to diverge, by their folders."""
+    return [
+        place
+        for place, run in enumerate(runs)
+        if _step(run) < recipe.steps
+        and divergence_in(run.folder, _identity(recipe, corpus, run)) is None
+    ]
+
+
 class _Group:
     def __init__(
         self, recipe: Recipe, corpus: TokenCorpus, runs: Sequence[StackedRun],
@@ -66,24 +80,22 @@ class _Group:
         self.recipe, self.corpus, self.runs = recipe, corpus, runs
         self.progress, self.stop, self.threads = progress, stop, threads
         self.checkpoint_seconds = checkpoint_seconds
+        self.device = chosen_device()
         self.outcomes: dict[int, Outcome] = {}
         self.fractions = [0.0] * len(runs)  # of each run's updates
 
     def read_finished(self) -> list[int]:
         """Take the outcomes of runs that have ended before; the places of the others."""
-        left = []
-        for place, run in enumerate(self.runs):
-            diverged = divergence_in(run.folder, self._identity(run))
-            if diverged is not None:
-                self._ended(place, diverged)
-            elif _step(run) == self.recipe.steps:
-                self._ended(place, self._solo(place))
-            else:
-                left.append(place)
+        left = unfinished(self.recipe, self.corpus, self.runs)
+        for place in sorted(set(range(len(self.runs))) - set(left)):
+            run = self.runs[place]
+            diverged = divergence_in(run.folder, _identity(self.recipe, self.corpus, run))
+            self._ended(place, diverged or self._solo(place))
         return left
 
     def train(self, places: list[int], plan: Plan) -> None:
         """Train the runs at these places."""
+        self.device = torch.device(plan.device)
         if plan.way == "processes":
             self._in_processes(places, plan.processes)
             return
@@ -115,6 +127,7 @@ class _Group:
             stop=self.stop,
             threads=self.threads,
             checkpoint_seconds=self.checkpoint_seconds,
+            device=self.device,
         )  # fmt: skip
         for place, outcome in zip(places, found, strict=True):
             self._ended(place, outcome)
@@ -136,6 +149,7 @@ class _Group:
                 stop=self.stop,
                 threads=self.threads,
                 checkpoint_seconds=self.checkpoint_seconds,
+                world=World.alone(self.device),
             )  # fmt: skip
         except Diverged as problem:
             return problem
@@ -165,7 +179,7 @@ class _Group:
     def _ended(self, place: int, outcome: Outcome) -> None:
         if isinstance(outcome, Diverged):
             run = self.runs[place]
-            write_divergence(run.folder, self._identity(run), outcome)
+            write_divergence(run.folder, _identity(self.recipe, self.corpus, run), outcome)
         self.outcomes[place] = outcome
         self.fractions[place] = 1.0
 
@@ -177,12 +191,6 @@ class _Group:
                 ended="stopped", note="The group was stopped before this run's turn.",
                 step=_step(self.runs[place]),
             )  # fmt: skip
-
-    def _identity(self, run: StackedRun) -> dict[str, object]:
-        return identity_of(
-            run.recipe(self.recipe), MixtureSchedule.of(run.mixture),
-            seed=run.seed, corpus=self.corpus.fingerprint,
-        )  # fmt: skip
 
     def _tell(
         self, places: Sequence[int], fraction: float, rate: float, run: int | None,
@@ -207,6 +215,11 @@ class _Group:
 def _step(run: StackedRun) -> int:
     """The update after which the run has its newest checkpoint; 0 where it has none."""
     return 0 if run.folder is None else max(steps_in(run.folder / FOLDER), default=0)
+
+
+def _identity(recipe: Recipe, corpus: TokenCorpus, run: StackedRun) -> dict[str, object]:
+    schedule = MixtureSchedule.of(run.mixture)
+    return identity_of(run.recipe(recipe), schedule, seed=run.seed, corpus=corpus.fingerprint)
 
 
 def _never() -> bool:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ STREAM_TOKENS = 1 << 24
 ROUNDS = 3  # at least, of which the median counts
 READY = "ready"
 
+Way = Literal["one by one", "stacked", "processes"]
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -58,9 +60,21 @@ class Measured:
     peak_bytes: int | None  # of the device; None where that isn't known
     how: str  # in words
 
+    @property
+    def way(self) -> Way:
+        """What it is called."""
+        if self.processes > 1:
+            return "processes"
+        return "stacked" if self.runs > 1 else "one by one"
+
+    @property
+    def at_once(self) -> int:
+        """Runs that are under way at the same time."""
+        return self.runs * self.processes
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self)
+        return {"way": self.way, **asdict(self)}
 
 
 class RandomTokens:

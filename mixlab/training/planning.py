@@ -20,18 +20,16 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from mixlab.errors import NotEnoughMemory
 from mixlab.recipes import Flops, Recipe
-from mixlab.training.measuring import Measured, measure_processes, measure_throughput
+from mixlab.training.measuring import Measured, Way, measure_processes, measure_throughput
 from mixlab.training.memory import free_bytes, needed_bytes
 from mixlab.training.placement import chosen_device
 from mixlab.training.stacked.batches import micro_batch
-
-Way = Literal["one by one", "stacked", "processes"]
 
 FORMULA = Flops.WITHOUT_EMBEDDING
 # Of free memory: needed_bytes is a lower bound, and allocators need room.
@@ -73,7 +71,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {**asdict(self), "rounds": self.rounds}
+        told = [one.to_dict() for one in self.measured]
+        return {**asdict(self), "measured": told, "rounds": self.rounds}
 
 
 def largest_stack(recipe: Recipe, runs: int, device: torch.device) -> int:
@@ -164,8 +163,8 @@ def _stack_of(recipe: Recipe, size: int, device: torch.device, seconds: float) -
 
 def _total_seconds(one: Measured, runs: int, recipe: Recipe) -> float:
     """Of all runs, where a round that isn't full takes as long as one that is."""
-    at_once = one.runs * one.processes
-    return math.ceil(runs / at_once) * at_once * recipe.tokens / one.tokens_per_second
+    rounds = math.ceil(runs / one.at_once)
+    return rounds * one.at_once * recipe.tokens / one.tokens_per_second
 
 
 def _why(best: Measured, measured: list[Measured], runs: int, recipe: Recipe) -> str:
@@ -190,13 +189,12 @@ def _plan(
     reasons: list[str], price_per_hour: float | None,
 ) -> Plan:  # fmt: skip
     # As even as can be: 20 runs by 16 are two stacks of 10.
-    rounds = math.ceil(runs / (best.runs * best.processes))
+    rounds = math.ceil(runs / best.at_once)
     stack = math.ceil(runs / rounds) if best.runs > 1 else 1
     seconds = _total_seconds(best, runs, recipe)
-    way: Way = "stacked" if stack > 1 else "processes" if best.processes > 1 else "one by one"
     return Plan(
         device=device.type,
-        way=way,
+        way=best.way if stack > 1 else "one by one" if best.processes == 1 else "processes",
         runs=runs,
         stack=stack,
         processes=best.processes,
