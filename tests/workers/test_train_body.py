@@ -5,8 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from mixlab.ledger.records import Job, JobKind, JobState, Queue, Run
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe, proxy_smoke, tinyllama_1b
 from mixlab.schedules import MixtureSchedule, Stage
-from workers.jobs import train
+from mixlab.training import planning
+from workers.jobs import train, train_proxies
 from workers.jobs.context import JobContext
 from workers.runner import STOPPED, perform
 from workers.settings import WorkerSettings
@@ -156,3 +159,102 @@ def test_a_full_scale_run_has_a_process_per_gpu_as_far_as_its_steps_have_tokens(
     job = submitted(ledger, "corpus_none", recipe, role=role)
     given = settings.model_copy(update={"training_processes": told})
     assert train.processes_for(JobContext(job, ledger, given), recipe) == expected
+
+
+class TestGroup:
+    """Several runs in one job, on the CPU in stacks of two; measuring is cut short."""
+
+    RUNS: ClassVar = {
+        "natural": {"law": 0.75, "talk": 0.25},
+        "uniform": {"law": 0.5, "talk": 0.5},
+        "design-01": {"law": 0.25, "talk": 0.75},
+    }
+
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        quickly = partial(train_proxies.choose, stack=2, seconds=0.1)
+        monkeypatch.setattr(train_proxies, "choose", quickly)
+
+    def group(self, ledger: Ledger, corpus_id: str, recipe: Recipe) -> Job:
+        runs = [{"label": name, "seed": 3, "mixture": one} for name, one in self.RUNS.items()]
+        payload = {
+            "corpus_id": corpus_id, "recipe": recipe.to_dict(), "role": "proxy", "runs": runs,
+        }  # fmt: skip
+        return ledger.submit(JobKind.TRAIN_PROXIES, payload, queue=Queue.GPU)
+
+    def test_each_run_is_recorded_as_one_that_is_trained_alone(
+        self, ledger: Ledger, settings: WorkerSettings
+    ) -> None:
+        corpus_id, recipe = measured_corpus(ledger, settings), proxy_smoke().lasting(8)
+        job = self.group(ledger, corpus_id, recipe)
+        assert attempted(ledger, settings, job) == 0
+        done = ledger.job(job.id)
+        assert done.state is JobState.SUCCEEDED, done.error
+        assert done.stage == "train, stacks of 2"
+        runs = ledger.runs_of_job(job.id)
+        assert (done.result or {})["run_ids"] == [run.id for run in runs]
+        assert any("stacks of 2" in reason for reason in (done.result or {})["reasons"])
+        assert [(run.label, dict(run.mixture)) for run in runs] == list(self.RUNS.items())
+        assert all(run.finished for run in runs)
+        alone = submitted(ledger, corpus_id, recipe, mixture=self.RUNS["uniform"], role="proxy")
+        assert attempted(ledger, settings, alone) == 0
+        one, other = runs[1], made(ledger, alone)
+        assert one.recipe == other.recipe
+        assert one.consumed == other.consumed
+        for seen, expected in zip(one.observations, other.observations, strict=True):
+            assert (seen["step"], seen["tokens"]) == (expected["step"], expected["tokens"])
+            assert seen["losses_nats"] == pytest.approx(expected["losses_nats"], abs=1e-4)
+
+    def test_a_run_that_diverges_is_recorded_and_the_others_count(
+        self, ledger: Ledger, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The middle run's rate is raised until its loss is none."""
+        usual = train_proxies.StackedRun
+
+        def wild(mixture: Mixture, seed: int, folder: Path) -> object:
+            rate = 1e4 if dict(mixture.proportions) == self.RUNS["uniform"] else None
+            return usual(mixture, seed, rate, folder)
+
+        monkeypatch.setattr(train_proxies, "StackedRun", wild)
+        recipe = replace(proxy_smoke(), warmup_steps=1).lasting(40)
+        job = self.group(ledger, measured_corpus(ledger, settings), recipe)
+        assert attempted(ledger, settings, job) == 0
+        assert ledger.job(job.id).state is JobState.SUCCEEDED
+        runs = ledger.runs_of_job(job.id)
+        assert [run.finished for run in runs] == [True, False, True]
+        assert runs[1].error is not None
+        assert runs[1].error["type"] == "diverged"
+
+    def test_what_an_attempt_finished_is_not_trained_again(
+        self, ledger: Ledger, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Stopped after its first stack, the group goes on with the run that is left."""
+        recipe = proxy_smoke().lasting(40)
+        job = self.group(ledger, measured_corpus(ledger, settings), recipe)
+
+        def stop() -> None:
+            while len([r for r in ledger.runs_of_job(job.id) if len(r.observations) == 4]) < 2:
+                time.sleep(0.002)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        status = attempted(ledger, settings, job)
+        thread.join()
+        assert status == STOPPED
+        first, second, third = ledger.runs_of_job(job.id)
+        assert first.finished
+        assert second.finished
+        assert not third.finished
+        asked: list[int] = []
+
+        def choosing(recipe: Recipe, runs: int) -> object:
+            asked.append(runs)
+            return planning.choose(recipe, runs, stack=1, seconds=0.1)
+
+        monkeypatch.setattr(train_proxies, "choose", choosing)
+        ledger.give_back(job.id, 1, "stopped", None)
+        assert attempted(ledger, settings, job) == 0
+        assert asked == [1]
+        assert all(run.finished for run in ledger.runs_of_job(job.id))
+        assert ledger.runs_of_job(job.id)[:2] == [first, second]
