@@ -184,6 +184,7 @@ def test_texts_are_encoded_as_the_corpus_was(make: Callable[[Path], Path], tmp_p
         assert theirs.encode(text) == ids[:-1].tolist()
         assert theirs.decode(ids[:-1]) == ours.decode(ids[:-1].tolist(), skip_special_tokens=False)
     assert theirs(list(TEXTS))["input_ids"] == [theirs.encode(text) for text in TEXTS]
+    assert set(theirs(TEXTS[0])) == {"input_ids", "attention_mask"}
     assert theirs.eos_token_id == end
     assert theirs.bos_token_id is None
     assert len(theirs) == ours.get_vocab_size()

@@ -13,8 +13,8 @@ gives the same bits.
 
 A text is encoded as the corpus was: no begin or end of text is added, whatever the tokenizer's
 own file asks for, and a text that spells the end-of-text token out is plain characters.
-Sources: modeling_llama.py and configuration_llama.py of transformers 5; facts on drifting
-begin-of-text defaults: jzhang38/TinyLlama, issues 40, 76 and 116.
+Sources: modeling_llama.py and configuration_llama.py of transformers 5 (4.46 loads the folders
+too); facts on drifting begin-of-text defaults: jzhang38/TinyLlama, issues 40, 76 and 116.
 Limits: Llama without biases and with plain rotary positions. Corpora encode texts of more than
 131,072 characters in pieces, so a token at such a border may differ.
 """

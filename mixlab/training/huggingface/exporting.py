@@ -145,5 +145,7 @@ def _write_tokenizer(folder: Path, tokenizer: Path, context: int) -> None:
         "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
         "model_max_length": context,
+        # A Llama takes no token_type_ids, which transformers 4 would give it too.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     write_json(folder / "tokenizer_config.json", settings)
