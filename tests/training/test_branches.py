@@ -32,11 +32,12 @@ def decayed(recipe: Recipe) -> Recipe:
     )
 
 
-@pytest.fixture
-def trunk(corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path) -> Path:
-    train(small_recipe(), corpus, mixture, seed=1, threads=1, folder=tmp_path / "trunk",
-          milestones=(FORK,), keep_last=1)  # fmt: skip
-    return tmp_path / "trunk"
+@pytest.fixture(scope="module")
+def trunk(corpus: TokenisedCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trunk")
+    train(small_recipe(), corpus, Mixture({"counting": 0.7, "noise": 0.3}), seed=1, threads=1,
+          folder=folder, milestones=(FORK,), keep_last=1)  # fmt: skip
+    return folder
 
 
 @pytest.mark.parametrize("how", ["own recipe", "trunk's recipe"])

@@ -96,8 +96,8 @@ def test_how_often_checkpoints_are_made_changes_no_roll_back(
     recipe = spiky("roll_back")
     often, once = (
         train(recipe, corpus, one_spike(recipe), seed=1, threads=1, folder=tmp_path / name,
-              checkpoint_seconds=seconds, keep_last=50)
-        for name, seconds in (("often", 0.0), ("once", 1e9))
+              checkpoint_seconds=1e9, milestones=steps)
+        for name, steps in (("often", (5, 11, 17, 18, 20, 25)), ("once", ()))
     )  # fmt: skip
     assert often.observations == once.observations
     assert often.skipped == once.skipped
