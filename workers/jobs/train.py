@@ -21,6 +21,7 @@ from mixlab.training.launching import Ranks, RanksCrashed, visible_gpus
 from mixlab.training.running import run_spec
 from mixlab.training.spec import RunSpec
 from workers.jobs.context import Crashed, JobContext, Stopped
+from workers.jobs.devices import gpus_alone, gpus_of_slot
 from workers.jobs.recording import Recorder
 from workers.jobs.waiting import measured
 
@@ -75,7 +76,11 @@ def spec_of(context: JobContext, record: Run, recipe: Recipe) -> RunSpec:
 def _train(context: JobContext, spec: RunSpec, emit: Emit) -> None:
     """Train in this process or in several. Raises Stopped once a checkpoint is made for SIGTERM."""
     processes = processes_for(context, spec.recipe)
-    with context.stoppable() as stop:
+    full = context.job.payload["role"] == RunRole.FULL
+    with (
+        context.stoppable() as stop,
+        gpus_alone(context, processes, stop) if full else gpus_of_slot(context, stop),
+    ):
         if processes > 1:
             told = _supervised(context, spec, processes, emit, stop)
         else:

@@ -6,7 +6,7 @@ makes, so that fits find it again; one that diverges is recorded as such, and th
 Runs that an earlier attempt finished are not trained again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mixlab.corpora.shards import TokenisedCorpus
@@ -18,6 +18,7 @@ from mixlab.training.events import of_observation, of_result
 from mixlab.training.groups import GroupProgress, Outcome, StackedRun, train_group
 from mixlab.training.planning import Plan, choose
 from workers.jobs.context import JobContext, Stopped
+from workers.jobs.devices import gpus_of_slot
 from workers.jobs.recording import Recorder
 
 
@@ -48,8 +49,24 @@ def _train(
     context: JobContext, recipe: Recipe, corpus: TokenisedCorpus, runs: Sequence[Run]
 ) -> tuple[str, ...]:
     """Train and record; why so. Raises Stopped once checkpoints are made for SIGTERM."""
-    context.progress("measure", 0.0)
-    plan = choose(recipe, len(runs))
+    with context.stoppable() as stop, gpus_of_slot(context, stop):
+        context.progress("measure", 0.0)
+        plan = choose(recipe, len(runs))
+        stopped = _train_as(plan, context, recipe, corpus, runs, stop)
+    if stopped:
+        raise Stopped("Stopped by SIGTERM; the runs go on from their checkpoints.")
+    return plan.reasons
+
+
+def _train_as(
+    plan: Plan,
+    context: JobContext,
+    recipe: Recipe,
+    corpus: TokenisedCorpus,
+    runs: Sequence[Run],
+    stop: Callable[[], bool],
+) -> bool:
+    """Train as planned and record each run; whether any was stopped before its end."""
     stage = f"train, {_in_words(plan)}"
     recorders = [Recorder(context, one) for one in runs]
 
@@ -60,15 +77,12 @@ def _train(
 
     folder = context.settings.run_folder
     asked = [StackedRun(Mixture(one.mixture), one.seed, folder=folder(one.id)) for one in runs]
-    with context.stoppable() as stop:
-        outcomes = train_group(
-            recipe, corpus, asked,
-            plan=plan, progress=tell, stop=stop, threads=context.settings.threads,
-        )  # fmt: skip
+    outcomes = train_group(
+        recipe, corpus, asked,
+        plan=plan, progress=tell, stop=stop, threads=context.settings.threads,
+    )  # fmt: skip
     stopped = [_record(recorder, one) for recorder, one in zip(recorders, outcomes, strict=True)]
-    if any(stopped):
-        raise Stopped("Stopped by SIGTERM; the runs go on from their checkpoints.")
-    return plan.reasons
+    return any(stopped)
 
 
 def _in_words(plan: Plan) -> str:
