@@ -128,12 +128,15 @@ class Recipe:
         end points, each for its decay alone. Raises InvalidRecipe where the rate has already
         left its peak at `after`, or the warm-up isn't over.
         """
-        peak_ends = self.steps - self.decay_steps
-        if self.schedule == "cosine" or not self.warmup_steps <= after <= peak_ends:
+        plateau = (self.warmup_steps, self.steps - self.decay_steps)
+        if self.schedule == "cosine":
             raise InvalidRecipe(
-                f"{self.name} has its peak rate {'nowhere' if self.schedule == 'cosine' else ''}"
-                f" from update {self.warmup_steps} to {peak_ends}; a decay can't begin after "
-                f"{after}. Take a constant or wsd recipe and an update of its plateau."
+                f"{self.name} leaves its peak rate at once, by a cosine; take a constant or wsd one."
+            )
+        if not plateau[0] <= after <= plateau[1]:
+            raise InvalidRecipe(
+                f"{self.name} has its peak rate from update {plateau[0]} to {plateau[1]}; a decay "
+                f"can't begin after {after}."
             )
         steps = after + decay_steps
         return replace(

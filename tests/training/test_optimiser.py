@@ -1,16 +1,20 @@
 """Learning rates by step, which weights decay, maximal update, and moments in bfloat16."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from mixlab.recipes import Architecture, Recipe, proxy_tiny, tinyllama_1b
 from mixlab.training import rounded
@@ -240,3 +244,33 @@ def test_distributed_checkpoints_state_dicts_carry_the_moments_as_they_are() -> 
             assert torch.equal(value, fresh.state[b][name])
             assert value.dtype == fresh.state[b][name].dtype
     assert [g["scale"] for g in fresh.param_groups] == [g["scale"] for g in optimiser.param_groups]
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    """A process group of this process alone, so that sharded weights are as on many ranks."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_moments_of_sharded_weights_are_sharded_and_the_same() -> None:
+    recipe = replace(proxy_tiny(), moments="bfloat16", base_width=32)
+    models = [Decoder(recipe.architecture) for _ in range(2)]
+    for model in models:
+        model.initialise(0, base_width=32)
+    fully_shard(models[1])
+    optimisers = [adamw(model, recipe) for model in models]
+    tokens = torch.randint(0, 2048, (2, 16), generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        for model, optimiser in zip(models, optimisers, strict=True):
+            optimiser.zero_grad()
+            model(tokens).square().mean().backward()
+            optimiser.step()
+    for whole, part in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(whole, part.full_tensor())
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = optimisers[1].state[part][name]
+            assert isinstance(moment, DTensor)
+            assert torch.equal(moment.full_tensor(), optimisers[0].state[whole][name])
