@@ -36,6 +36,7 @@ app = typer.Typer(
 
 PLAN, TABLE, RUNS = "plan.json", "observations.parquet", "runs"
 AUTO = "auto"
+SECONDS = 20.0
 
 RecipeName = Annotated[str, typer.Option("--recipe", help="One that `mixlab recipe list` names.")]
 Steps = Annotated[
@@ -48,6 +49,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; the first GPU whe
 Price = Annotated[
     float | None, typer.Option(min=0, help="Of an hour of this device, in any currency.")
 ]
+Seconds = Annotated[float, typer.Option(min=0, help="For measuring, about.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -62,12 +64,13 @@ def plan(
     stack: Stack = AUTO,
     device: Device = None,
     price_per_hour: Price = None,
+    seconds: Seconds = SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Measure for some seconds how to train so many runs here, and say what they cost."""
     recipe = _recipe(recipe_name, steps).for_vocabulary(vocabulary)
     with Console(stderr=True).status("measuring"):
-        found = _plan(recipe, runs, device, stack, price_per_hour)
+        found = _plan(recipe, runs, device, stack, price_per_hour, seconds)
     if as_json:
         typer.echo(json.dumps({"recipe": recipe.to_dict(), **found.to_dict()}, indent=2))
         return
@@ -93,6 +96,7 @@ def train(
     stack: Stack = AUTO,
     device: Device = None,
     price_per_hour: Price = None,
+    seconds: Seconds = SECONDS,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="A kill loses at most that much.")
     ] = 30.0,
@@ -116,7 +120,7 @@ def train(
     chosen = None
     if left:
         with console.status("measuring"):
-            chosen = _plan(recipe, len(left), device, stack, price_per_hour)
+            chosen = _plan(recipe, len(left), device, stack, price_per_hour, seconds)
         write_json(out / PLAN, {"recipe": recipe.to_dict(), **chosen.to_dict()})
         print_plan(console, recipe, chosen)
     with stopping(console) as stop, _Bar(console, len(runs)) as bar:
@@ -139,12 +143,11 @@ def print_plan(console: Console, recipe: Recipe, found: "Plan") -> None:
         "way", "at once", "threads", "tokens/s in all", "hours for all",
     )  # fmt: skip
     for one in found.measured:
-        at_once = one.runs * one.processes
-        rounds = math.ceil(found.runs / at_once)
-        hours = rounds * at_once * recipe.tokens / one.tokens_per_second / 3600
+        rounds = math.ceil(found.runs / one.at_once)
+        hours = rounds * one.at_once * recipe.tokens / one.tokens_per_second / 3600
         ways.add_row(
-            one.way, str(at_once), str(one.threads), f"{one.tokens_per_second:,.0f}",
-            f"{hours:,.2f}",
+            one.way, str(one.at_once), str(one.threads), f"{one.tokens_per_second:,.0f}",
+            f"{hours:,.3g}",
         )  # fmt: skip
     console.print(ways)
     print_lines(console, [_taken(found)], "taken")
@@ -171,7 +174,7 @@ def _cost_lines(found: "Plan") -> list[str]:
     ]
     if cost.price is None:
         return [*lines, "no price, since none per hour was given (--price-per-hour)"]
-    return [*lines, f"{cost.price:,.2f} for {cost.device_hours:,.2f} hours of the device"]
+    return [*lines, f"{cost.price:,.2f} for {cost.device_hours:,.3g} hours of the device"]
 
 
 def _duration(seconds: float) -> str:
@@ -186,7 +189,12 @@ def _recipe(name: str, steps: int | None) -> Recipe:
 
 
 def _plan(
-    recipe: Recipe, runs: int, device: str | None, stack: str, price_per_hour: float | None
+    recipe: Recipe,
+    runs: int,
+    device: str | None,
+    stack: str,
+    price_per_hour: float | None,
+    seconds: float,
 ) -> "Plan":
     import torch
 
@@ -197,6 +205,7 @@ def _plan(
         device=None if device is None else torch.device(device),
         stack=None if stack == AUTO else _size(stack),
         price_per_hour=price_per_hour,
+        seconds=seconds,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ machine does while it measures counts against what is measured then.
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ FORMULA = Flops.WITHOUT_EMBEDDING
 USABLE_SHARE = 0.7
 MOST_STACKED = 256
 SECONDS = 20.0  # for all measurements of a plan
+SHARE_OF_ONE = 0.1  # of them for the clock of one; building and a first round come on top
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,11 @@ class Plan:
         return {**asdict(self), "measured": told, "rounds": self.rounds}
 
 
-def largest_stack(recipe: Recipe, runs: int, device: torch.device) -> int:
-    """How many of the runs the device's free memory holds at once, at least 1."""
-    usable = USABLE_SHARE * _free(device)
+def largest_stack(
+    recipe: Recipe, runs: int, device: torch.device, *, free: int | None = None
+) -> int:
+    """How many of the runs the device's free memory (or `free` bytes) holds at once, at least 1."""
+    usable = USABLE_SHARE * (_free(device) if free is None else free)
     found = 1
     while found < min(runs, MOST_STACKED) and _needed(recipe, found + 1, device) <= usable:
         found += 1
@@ -104,15 +108,35 @@ def choose(
     until = time.monotonic() + seconds
     reasons: list[str] = []
     if stack is not None:
-        measured = [_stack_of(recipe, min(stack, runs), device, seconds / 4)]
+        measured = [_stack_of(recipe, min(stack, runs), device, seconds * SHARE_OF_ONE)]
         reasons.append(f"{stack} runs a program, as was asked for")
     elif device.type == "cpu":
         measured = _on_cpu(recipe, runs, device, until, reasons)
     else:
         measured = _stacks(recipe, runs, device, until, reasons)
+    return plan_of(recipe, runs, device, measured, reasons, price_per_hour=price_per_hour)
+
+
+def plan_of(
+    recipe: Recipe, runs: int, device: torch.device, measured: Sequence[Measured],
+    reasons: Sequence[str] = (), *, price_per_hour: float | None = None,
+) -> Plan:  # fmt: skip
+    """The fastest of what was measured, for all the runs; stacks are made as even as can be."""
     best = min(measured, key=lambda one: _total_seconds(one, runs, recipe))
-    reasons.append(_why(best, measured, runs, recipe))
-    return _plan(recipe, runs, device, best, measured, reasons, price_per_hour)
+    # 20 runs by 16 are two stacks of 10.
+    rounds = math.ceil(runs / best.at_once)
+    stack = math.ceil(runs / rounds) if best.runs > 1 else 1
+    seconds = _total_seconds(best, runs, recipe)
+    return Plan(
+        device=device.type,
+        way="one by one" if best.way == "stacked" and stack == 1 else best.way,
+        runs=runs,
+        stack=stack,
+        processes=best.processes,
+        measured=tuple(measured),
+        reasons=(*reasons, _why(best, measured, runs, recipe)),
+        cost=_cost(recipe, runs, stack, seconds, device, price_per_hour),
+    )
 
 
 def _on_cpu(
@@ -122,9 +146,9 @@ def _on_cpu(
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    each = (until - time.monotonic()) / 10
+    each = (until - time.monotonic()) * SHARE_OF_ONE
     processes = min(cores, runs, largest_stack(recipe, runs, device))
-    found = [measure_processes(recipe, processes, seconds=each)]
+    found = [measure_processes(recipe, processes, seconds=each)] if processes > 1 else []
     return found + _stacks(recipe, runs, device, until, reasons)
 
 
@@ -132,7 +156,7 @@ def _stacks(
     recipe: Recipe, runs: int, device: torch.device, until: float, reasons: list[str]
 ) -> list[Measured]:
     """One run, then larger and larger stacks, while they get faster and time is left."""
-    each = (until - time.monotonic()) / 10
+    each = (until - time.monotonic()) * SHARE_OF_ONE
     found = [measure_throughput(recipe, device, 1, seconds=each)]
     if recipe.on_anomaly == "roll_back":
         reasons.append("no stacks, since the recipe rolls back and one run can't do that alone")
@@ -167,7 +191,7 @@ def _total_seconds(one: Measured, runs: int, recipe: Recipe) -> float:
     return rounds * one.at_once * recipe.tokens / one.tokens_per_second
 
 
-def _why(best: Measured, measured: list[Measured], runs: int, recipe: Recipe) -> str:
+def _why(best: Measured, measured: Sequence[Measured], runs: int, recipe: Recipe) -> str:
     others = [one for one in measured if one is not best]
     taken = f"{_named(best)}: {best.tokens_per_second:,.0f} tokens/s"
     if not others:
@@ -182,26 +206,6 @@ def _named(one: Measured) -> str:
     if one.processes > 1:
         return f"{one.processes} processes"
     return "one by one" if one.runs == 1 else f"stacks of {one.runs}"
-
-
-def _plan(
-    recipe: Recipe, runs: int, device: torch.device, best: Measured, measured: list[Measured],
-    reasons: list[str], price_per_hour: float | None,
-) -> Plan:  # fmt: skip
-    # As even as can be: 20 runs by 16 are two stacks of 10.
-    rounds = math.ceil(runs / best.at_once)
-    stack = math.ceil(runs / rounds) if best.runs > 1 else 1
-    seconds = _total_seconds(best, runs, recipe)
-    return Plan(
-        device=device.type,
-        way=best.way if stack > 1 else "one by one" if best.processes == 1 else "processes",
-        runs=runs,
-        stack=stack,
-        processes=best.processes,
-        measured=tuple(measured),
-        reasons=tuple(reasons),
-        cost=_cost(recipe, runs, stack, seconds, device, price_per_hour),
-    )
 
 
 def _cost(
