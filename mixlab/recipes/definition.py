@@ -131,7 +131,8 @@ class Recipe:
         plateau = (self.warmup_steps, self.steps - self.decay_steps)
         if self.schedule == "cosine":
             raise InvalidRecipe(
-                f"{self.name} leaves its peak rate at once, by a cosine; take a constant or wsd one."
+                f"{self.name} leaves its peak rate at once, by a cosine; take a constant or "
+                "wsd recipe."
             )
         if not plateau[0] <= after <= plateau[1]:
             raise InvalidRecipe(
