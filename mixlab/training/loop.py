@@ -218,7 +218,7 @@ class _Run:
             now = clock()
             self.state.seconds = seconds_before + now - began
             self.reporter.progress(self.state, found, now)
-            stop, due = self._agreed(now - saved >= self.options.checkpoint_seconds)
+            stop, due = self._agreed(self._is_due(now - saved))
             ends = stop or self.state.step == self.last
             if ends or due or self.state.step in self.options.milestones:
                 self._save(wait=ends)
@@ -226,6 +226,12 @@ class _Run:
             if stop:
                 return self.state.step < self.last
         return False
+
+    def _is_due(self, seconds: float) -> bool:
+        """Whether so long after the latest checkpoint it is time for another."""
+        # A disk that takes longer than the interval makes checkpoints rarer, not updates.
+        busy = self.checkpoints is not None and self.checkpoints.busy
+        return seconds >= self.options.checkpoint_seconds and not busy
 
     def _agreed(self, due: bool) -> tuple[bool, bool]:
         """Whether any rank is asked to stop, and whether the first one's clock wants a checkpoint.

@@ -29,7 +29,7 @@ def recipe_of(job: dict[str, Any]) -> Recipe:
         small_recipe(job.get("steps", STEPS)),
         evaluation_steps=tuple(range(1, STEPS + 1)),
         batch_stages=((8, 11),),
-        precision=job.get("precision", "float32"),
+        **job.get("recipe", {}),
     )
 
 
@@ -60,6 +60,7 @@ def run(world: World, corpus: TokenisedCorpus, folder: Path, job: dict[str, Any]
         folder=folder / job["name"],
         progress=progress,
         stop=stop,
+        checkpoint_seconds=job.get("checkpoint_seconds", 30.0),
         world=replace(world, sharding=job.get("sharding", "auto")),
     )
     if world.main:

@@ -87,6 +87,11 @@ class Checkpoints:
         if self._error is not None:
             log.error("the save in flight when the run ended failed too", exc_info=self._error)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in flight, for which the next one would wait."""
+        return self._thread is not None and self._thread.is_alive()
+
     def steps(self) -> list[int]:
         """The updates after which there is a checkpoint, rising."""
         return steps_in(self.root)
@@ -109,6 +114,8 @@ class Checkpoints:
         and what `resume` raises.
         """
         self.wait()
+        # The first rank's step: another host's view of a shared folder may be of a moment ago.
+        step = self.world.together(lambda: step)[0]
         content = self.world.together(lambda: self._verified(step))[0]
         read_tensors(self.root / folder_name(step), module, optimiser, self.world)
         record: dict[str, Any] = content["record"]
@@ -221,6 +228,9 @@ class Checkpoints:
 
     def _write_aside(self, *arguments: Any) -> None:
         try:
+            if self.world.device.type == "cuda":
+                # A thread begins at the first device, where each rank would open a context.
+                torch.cuda.set_device(self.world.device)
             self._write(*arguments)
         except BaseException as error:  # noqa: BLE001 - raised by the next call
             self._error = error

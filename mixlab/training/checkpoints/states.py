@@ -30,8 +30,9 @@ def named_weights(module: nn.Module) -> dict[str, nn.Parameter]:
     """The weights by the decoder's names, a tied one once; DTensors where they are sharded."""
     for part in module.modules():
         # An evaluation leaves FSDP's root gathered, with other parameters than the optimiser's.
-        if hasattr(part, "reshard"):
-            part.reshard()
+        reshard = getattr(part, "reshard", None)
+        if reshard is not None:
+            reshard()
     return {_plain(name): weight for name, weight in module.named_parameters()}
 
 
