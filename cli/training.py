@@ -178,7 +178,8 @@ def _written(spec: "RunSpec") -> Path:
     from mixlab.training.spec import RunSpec
 
     path = spec.folder / SPEC
-    if path.exists():
+    # Without a checkpoint nothing is lost: the command before may have been a slip.
+    if path.exists() and (spec.folder / "checkpoints").exists():
         before, now = RunSpec.read(path).to_dict(), spec.to_dict()
         other = [name for name in ("corpus", "recipe", "schedule", "seed", "start")
                  if before[name] != now[name]]  # fmt: skip
