@@ -183,12 +183,19 @@ def _sized(
 
 
 class Work:
-    """One micro-batch of so many sequences a run, and AdamW, as the loop has them."""
+    """One micro-batch of so many sequences a run, and AdamW, as the loop has them.
 
-    def __init__(self, recipe: Recipe, device: torch.device, runs: int, sequences: int) -> None:
+    `compiled` compiles the blocks, which takes a while, where a compiler works.
+    """
+
+    def __init__(
+        self, recipe: Recipe, device: torch.device, runs: int, sequences: int, *,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
         self.recipe = replace(
-            recipe, batch_sequences=sequences, batch_stages=(), compiled=False, on_anomaly="fail"
-        )
+            recipe, batch_sequences=sequences, batch_stages=(), compiled=compiled,
+            on_anomaly="fail",
+        )  # fmt: skip
         shape = recipe.architecture
         streams = {name: RandomTokens(shape.vocabulary) for name in ("one", "other")}
         even = Mixture.uniform(list(streams))
@@ -200,10 +207,12 @@ class Work:
                 streams, even, context=shape.context, batch_sequences=sequences, seed=0
             )
             engine = Engine(self.recipe, sampler, 0, World.alone(device))
+            engine.compile()
             self.gradients = lambda: engine.gradients(self._next())
             self.update = lambda: engine.apply(1)
             return
         stack = StackedEngine(self.recipe, streams, [(even, seed) for seed in range(runs)], device)
+        stack.compile()
         everyone = torch.ones(runs, dtype=torch.bool, device=device)
         norms = torch.ones(runs, device=device)
         rates = [recipe.learning_rate] * runs
