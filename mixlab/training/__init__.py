@@ -1,7 +1,19 @@
 """Training: the only home of torch. Its public face is `train`, its progress and its result."""
 
 from mixlab.training.branches import Branch
+from mixlab.training.decayed import DecayedEnd, DecayedEnds, decayed_ends
 from mixlab.training.loop import train
 from mixlab.training.records import TokenCorpus, TrainingProgress, TrainingResult
+from mixlab.training.trackers import Tracker
 
-__all__ = ["Branch", "TokenCorpus", "TrainingProgress", "TrainingResult", "train"]
+__all__ = [
+    "Branch",
+    "DecayedEnd",
+    "DecayedEnds",
+    "TokenCorpus",
+    "Tracker",
+    "TrainingProgress",
+    "TrainingResult",
+    "decayed_ends",
+    "train",
+]
