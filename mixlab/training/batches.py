@@ -23,9 +23,16 @@ class Batches:
     """Micro-batches of updates, counted from 1. Close it, for its thread."""
 
     def __init__(
-        self, sampler: Sampler, recipe: Recipe, world: World, *, ahead: bool | None = None
+        self,
+        sampler: Sampler,
+        recipe: Recipe,
+        world: World,
+        *,
+        at_most: int | None = None,
+        ahead: bool | None = None,
     ) -> None:
         self.sampler, self.recipe, self.world = sampler, recipe, world
+        self._at_most = at_most  # sequences at a time
         device = world.device
         wanted = device.type == "cuda" if ahead is None else ahead
         self._thread = ThreadPoolExecutor(1, initializer=_use(device)) if wanted else None
@@ -47,7 +54,11 @@ class Batches:
     def _read(self, step: int) -> list[Tensor]:
         sequences = self.recipe.sequences(step)
         at_once = micro_batch(
-            self.recipe, self.world.device, sequences=sequences, ranks=self.world.size
+            self.recipe,
+            self.world.device,
+            sequences=sequences,
+            ranks=self.world.size,
+            at_most=self._at_most,
         )
         parts = [np.arange(sequences)[rows] for rows in self.world.parts(sequences, at_once)]
         tokens = torch.from_numpy(self.sampler.batch(step - 1, rows=np.concatenate(parts)))

@@ -12,6 +12,7 @@ from mixlab.recipes import Recipe
 from mixlab.training.batches import Batches
 from mixlab.training.decoder import Block, Decoder
 from mixlab.training.evaluation import Validation
+from mixlab.training.memory import room
 from mixlab.training.objective import NextTokenLoss, recompute
 from mixlab.training.optimiser import adamw, learning_rate
 from mixlab.training.parallel import World
@@ -28,7 +29,8 @@ class Engine:
 
     def __init__(self, recipe: Recipe, sampler: Sampler, seed: int, world: World) -> None:
         self.recipe, self.world = recipe, world
-        self.batches = Batches(sampler, recipe, world)
+        self._at_most = _room(recipe, world)
+        self.batches = Batches(sampler, recipe, world, at_most=self._at_most)
         self.decoder = Decoder(recipe.architecture)
         self.decoder.initialise(seed, base_width=recipe.base_width)
         if recipe.activation_checkpointing:
@@ -51,7 +53,7 @@ class Engine:
         probe = Block(shape).to(device)
         if self.recipe.activation_checkpointing:
             recompute([probe])
-        rows = micro_batch(self.recipe, device, ranks=self.world.size)
+        rows = self._rows()
         x = torch.zeros(rows, shape.context, shape.width, device=device, requires_grad=True)
         with autocast(device, self.recipe.precision):
             self._how = compile_blocks(
@@ -61,6 +63,11 @@ class Engine:
                 device,
                 agree=self.world.any,
             )
+
+    def _rows(self) -> int:
+        """Sequences of a micro-batch of the first update."""
+        world = self.world
+        return micro_batch(self.recipe, world.device, ranks=world.size, at_most=self._at_most)
 
     def gradients(self, step: int) -> tuple[Tensor, Tensor]:
         """This rank's part of the step's mean loss, and the norm of the gradient before the clip.
@@ -100,5 +107,13 @@ class Engine:
             return validation.losses(
                 lambda tokens: self.module(tokens, each=True),
                 self.world,
-                sequences=micro_batch(self.recipe, self.world.device, ranks=self.world.size),
+                sequences=self._rows(),
             )
+
+
+def _room(recipe: Recipe, world: World) -> int | None:
+    """Sequences at a time that every rank's device holds; None where that isn't looked at."""
+    sharded = world.shards(recipe)
+    here = room(recipe, world.device, ranks=world.size, sharded=sharded)
+    found = [one for one in world.together(lambda: here) if one is not None]
+    return min(found, default=None)

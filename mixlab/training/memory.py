@@ -36,6 +36,8 @@ from mixlab.training.placement import chosen_device, in_bfloat16, micro_batch
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes
 MEMINFO = Path("/proc/meminfo")
+# Of free memory; the estimate is a lower bound, and within a fifth of what was measured.
+COMFORTABLE_SHARE = 0.8
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
 
 
@@ -63,10 +65,38 @@ class Memory:
         return self.weights + self.moments + max(forward, self.gradients + self.kept_of_a_block)
 
 
+def room(recipe: Recipe, device: torch.device, *, ranks: int, sharded: bool) -> int | None:
+    """How many sequences at a time a CUDA device's free memory holds, at least 1; None on the CPU.
+
+    There micro-batches are always the same, for with them the order of sums would depend on
+    what else runs on the machine.
+    """
+    if device.type != "cuda":
+        return None
+    free = torch.cuda.mem_get_info(device)[0]
+    usual = micro_batch(recipe, device, ranks=ranks)
+    return fitting(recipe, free, usual, ranks=ranks, sharded=sharded, device=device)
+
+
+def fitting(
+    recipe: Recipe, free: int, usual: int, *, ranks: int, sharded: bool, device: torch.device
+) -> int:
+    """The most sequences, from `usual` down to 1, that so many free bytes hold comfortably."""
+
+    def fits(sequences: int) -> bool:
+        needed = needed_bytes(
+            recipe, sequences=sequences, ranks=ranks, sharded=sharded, device=device
+        )
+        return needed <= COMFORTABLE_SHARE * free
+
+    return next((size for size in range(usual, 1, -1) if fits(size)), 1)
+
+
 def check_memory(recipe: Recipe, *, ranks: int = 1, sharded: bool = False) -> None:
     """Raise NotEnoughMemory where one process of the recipe needs more than is free now."""
     device = chosen_device()
-    sequences = micro_batch(recipe, device, ranks=ranks)
+    # Where there is little room, the loop takes fewer sequences at a time.
+    sequences = 1 if device.type == "cuda" else micro_batch(recipe, device, ranks=ranks)
     needed = needed_bytes(recipe, sequences=sequences, ranks=ranks, sharded=sharded, device=device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
     if needed > free:

@@ -107,11 +107,14 @@ class World:
         """
         if self.size == 1:
             return module
-        if self._shards(recipe):
+        if self.shards(recipe):
             return _sharded(module, self.device, recipe)
         return _replicated(module, self.device)
 
-    def _shards(self, recipe: Recipe) -> bool:
+    def shards(self, recipe: Recipe) -> bool:
+        """Whether the ranks share the weights, rather than have all of them each."""
+        if self.size == 1:
+            return False
         if self.sharding != "auto" or self.device.type == "cpu":
             return self.sharding == "shard"
         states = needed_memory(recipe, sequences=1, device=self.device).states

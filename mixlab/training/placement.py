@@ -43,13 +43,20 @@ def autocast(device: torch.device, precision: Precision = "auto") -> AbstractCon
 
 
 def micro_batch(
-    recipe: Recipe, device: torch.device, *, sequences: int | None = None, ranks: int = 1
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    sequences: int | None = None,
+    ranks: int = 1,
+    at_most: int | None = None,
 ) -> int:
     """Sequences at a time: the largest divisor of a rank's batch that the device holds.
 
-    `sequences` is the batch of all ranks, where it isn't the recipe's first one.
+    `sequences` is the batch of all ranks, where it isn't the recipe's first one; `at_most` what
+    this device has room for (memory.py), where that was looked at.
     """
     limit = max(1, MICRO_BATCH_TOKENS[device.type] // recipe.architecture.context)
+    limit = limit if at_most is None else min(limit, at_most)
     batch = -(-(recipe.batch_sequences if sequences is None else sequences) // ranks)
     return next(size for size in range(min(limit, batch), 0, -1) if batch % size == 0)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mixlab.errors import NotEnoughMemory
 from mixlab.recipes import RECIPES, recipe, tinyllama_1b
-from mixlab.training.memory import check_memory, needed_bytes, needed_memory
+from mixlab.training.memory import check_memory, fitting, needed_bytes, needed_memory
+from mixlab.training.placement import micro_batch
 
 ROOT = Path(__file__).parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -97,3 +98,16 @@ def test_a_recipe_that_no_machine_holds_is_refused_with_what_it_needs() -> None:
     )
     with pytest.raises(NotEnoughMemory, match=r"needs at least [\d.]+ GB of .* are free; take a"):
         check_memory(huge)
+
+
+def test_micro_batches_shrink_to_what_a_device_has_room_for() -> None:
+    """TinyLlama took 8 sequences at a time on its 16 A100 of 40 GB (`pretrain/tinyllama.py`)."""
+    recipe = tinyllama_1b()
+
+    def found(gigabytes: int, *, ranks: int = 1) -> int:
+        usual = micro_batch(recipe, CUDA, ranks=ranks)
+        fits = fitting(recipe, gigabytes << 30, usual, ranks=ranks, sharded=ranks > 1, device=CUDA)
+        return micro_batch(recipe, CUDA, ranks=ranks, at_most=fits)
+
+    assert found(40, ranks=16) == 8
+    assert [found(gigabytes) for gigabytes in (139, 80, 40, 24)] == [16, 8, 4, 1]
