@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -336,14 +337,17 @@ def print_losses(console: Console, observations: Sequence[Mapping[str, Any]]) ->
 
 
 def print_consumed(console: Console, consumed: Sequence[Mapping[str, Any]]) -> None:
-    """Tokens that the run has read, by domain and epoch."""
+    """Tokens that the run has read, by domain and epoch; like epochs in one row."""
     found = epochs_of(consumed)
     total = sum(sum(epochs.values()) for epochs in found.values())
-    shown = table("Tokens consumed", "domain", "epoch", "tokens", "share of run")
+    shown = table("Tokens consumed", "domain", "epoch", "tokens each", "share of run")
     for domain, epochs in found.items():
-        for epoch, tokens in epochs.items():
-            share = f"{100 * tokens / total:.1f} %"
-            shown.add_row(escape(domain), str(epoch + 1), f"{tokens:,}", share)
+        for tokens, alike in groupby(sorted(epochs), key=epochs.__getitem__):
+            first, *more = alike
+            last = [first, *more][-1]
+            name = f"{first + 1}" if first == last else f"{first + 1} to {last + 1}"
+            share = f"{100 * tokens * (1 + len(more)) / total:.1f} %"
+            shown.add_row(escape(domain), name, f"{tokens:,}", share)
     console.print(shown)
 
 
