@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mixlab.corpora.shards import write_atomically
-from mixlab.errors import TruncatedFile
+from mixlab.errors import NotWritten, TruncatedFile
 from mixlab.training.checkpoints.states import named_weights
 from mixlab.training.parallel import World, whole
 
@@ -22,17 +22,17 @@ WEIGHTS = "weights.safetensors"
 
 
 def save_weights(folder: Path, module: nn.Module, run: dict[str, Any], world: World) -> Path:
-    """Write the weights, and say where; every rank takes part, the first one writes."""
+    """Write the weights, and say where; every rank takes part, the first one writes.
+
+    Raises NotWritten, on every rank, where the disk doesn't take them.
+    """
     tensors = {}
     for name, weight in named_weights(module).items():
         full = whole(weight.detach()).cpu()
         if world.main:
             tensors[name] = full
     file = folder / WEIGHTS
-    if world.main:
-        folder.mkdir(parents=True, exist_ok=True)
-        metadata = {"run": json.dumps(run)}
-        write_atomically(file, lambda path: save_file(tensors, path, metadata))
+    world.together(lambda: _write(file, tensors, run) if world.main else None)
     return file
 
 
@@ -48,4 +48,15 @@ def load_weights(file: Path, module: nn.Module) -> None:
     except (SafetensorError, OSError) as problem:
         raise TruncatedFile(
             f"{file} can't be read ({problem}); delete it, and train again."
+        ) from problem
+
+
+def _write(file: Path, tensors: dict[str, Tensor], run: dict[str, Any]) -> None:
+    metadata = {"run": json.dumps(run)}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda path: save_file(tensors, path, metadata))
+    except (SafetensorError, OSError) as problem:
+        raise NotWritten(
+            f"{file} couldn't be written ({problem}); make room, and start the run again."
         ) from problem

@@ -17,6 +17,7 @@ from torch import nn
 from mixlab.errors import InvalidRecipe, MissingFile, NotWritten, TruncatedFile
 from mixlab.training.checkpoints import Checkpoints, keeping, states
 from mixlab.training.parallel import World
+from mixlab.training.weights import save_weights
 
 WORLD = World.alone(torch.device("cpu"))
 IDENTITY = {"recipe": {"name": "small"}, "seed": 1}
@@ -101,12 +102,15 @@ def test_training_may_go_on_while_a_copy_is_written(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         run.update()
         then = run.state()
+        record = {"losses": [1.0]}
         with checkpoints(tmp_path) as kept:
-            kept.save(step, run.module, run.optimiser, {})
+            kept.save(step, run.module, run.optimiser, record)
+            record["losses"].append(2.0)
             for weight in run.module.parameters():
                 weight.data.zero_()
                 run.optimiser.state[weight]["exp_avg"].fill_(7.0)
-        again, _ = resumed(tmp_path)
+        again, found = resumed(tmp_path)
+        assert found == {"losses": [1.0]}
         assert all(torch.equal(a, b) for a, b in zip(then, again.state(), strict=True))
 
 
@@ -313,6 +317,14 @@ def test_a_failed_write_is_told_by_the_next_call_and_harms_nothing(
         kept.save(4, run.module, run.optimiser, {}, wait=True)
     assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
     assert resumed(tmp_path)[1] == {"step": 1}
+
+
+def test_final_weights_that_the_disk_does_not_take_are_told(
+    tmp_path: Path, small_files: None
+) -> None:
+    with pytest.raises(NotWritten, match=r"weights.safetensors couldn't be written \(.*too large"):
+        save_weights(tmp_path, Run().module, {}, WORLD)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ it is raised by the next call. The newest `keep_last` and all milestones are kep
 Limits: where memory doesn't hold the copy, the save waits until it is written.
 """
 
+import json
 import logging
 import shutil
 import threading
@@ -136,12 +137,14 @@ class Checkpoints:
         an earlier save.
         """
         self.wait()
+        # A copy of it too, lists and all: the run goes on changing its own.
+        record = json.loads(json.dumps(record))
         tensors = tensors_of(module, optimiser, self.world.device)
         if wait or not self._has_room(tensors):
             self._write(step, tensors, record)
             return
         staged = self._copied(tensors)
-        arguments = (step, staged, dict(record))
+        arguments = (step, staged, record)
         # A daemon: what is not finished when the process ends is a leftover, and no harm.
         self._thread = threading.Thread(target=self._write_aside, args=arguments, daemon=True)
         self._thread.start()
