@@ -145,9 +145,10 @@ def print_plan(console: Console, recipe: Recipe, found: "Plan") -> None:
     for one in found.measured:
         rounds = math.ceil(found.runs / one.at_once)
         hours = rounds * one.at_once * recipe.tokens / one.tokens_per_second / 3600
+        each = f", {one.runs} each" if one.way == "processes" and one.runs > 1 else ""
         ways.add_row(
-            one.way, str(one.at_once), str(one.threads), f"{one.tokens_per_second:,.0f}",
-            f"{hours:,.3g}",
+            one.way + each, str(one.at_once), str(one.threads),
+            f"{one.tokens_per_second:,.0f}", f"{hours:,.3g}",
         )  # fmt: skip
     console.print(ways)
     print_lines(console, [_taken(found)], "taken")
@@ -160,7 +161,8 @@ def _taken(found: "Plan") -> str:
     if found.way == "stacked":
         return f"stacks of {found.stack} runs, {found.rounds} one after another"
     if found.way == "processes":
-        return f"{found.processes} processes of one run and one thread each, {found.rounds} rounds"
+        each = "one run" if found.stack == 1 else f"stacks of {found.stack} runs"
+        return f"{found.processes} processes of one thread with {each}, {found.rounds} rounds"
     return "one run after another"
 
 

@@ -1,7 +1,7 @@
 """Many runs of one recipe, trained in the way that was measured to be fastest here (planning.py).
 
     stacked       programs of several runs each, one after another (mixlab/training/stacked)
-    processes     one run per CPU core, each in a process of its own (pool.py)
+    processes     one per CPU core, each with one run or a stack after another (pool.py)
     one by one    on the whole device
 
 Each run's folder is that of a solo run, so a group that was killed goes on with whatever it has:
@@ -20,12 +20,10 @@ from mixlab.runs import Observation
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.checkpoints.folders import steps_in
 from mixlab.training.checkpoints.keeping import FOLDER
-from mixlab.training.loop import train
-from mixlab.training.parallel import World
 from mixlab.training.placement import chosen_device
 from mixlab.training.planning import Plan, choose
-from mixlab.training.pool import train_in_processes
-from mixlab.training.records import TokenCorpus, TrainingProgress, TrainingResult
+from mixlab.training.pool import train_alone, train_in_processes
+from mixlab.training.records import TokenCorpus, TrainingResult
 from mixlab.training.stacked import GroupProgress, Outcome, StackedRun, train_stacked
 from mixlab.training.stacked.member import divergence_in, write_divergence
 from mixlab.training.state import identity_of
@@ -97,7 +95,7 @@ class _Group:
         """Train the runs at these places."""
         self.device = torch.device(plan.device)
         if plan.way == "processes":
-            self._in_processes(places, plan.processes)
+            self._in_processes(places, plan)
             return
         for some in self._stacks(places, plan.stack):
             if self.stop():
@@ -133,42 +131,33 @@ class _Group:
             self._ended(place, outcome)
 
     def _solo(self, place: int) -> Outcome:
-        run = self.runs[place]
+        def tell(now: GroupProgress) -> None:
+            whose = None if now.run is None else place
+            self._tell([place], now.fraction, now.tokens_per_second, whose, now.observation)
 
-        def tell(now: TrainingProgress) -> None:
-            fraction = now.step / now.steps
-            whose = None if now.observation is None else place
-            self._tell([place], fraction, now.tokens_per_second, whose, now.observation)
+        return train_alone(
+            self.recipe, self.corpus, self.runs[place], tell, self.stop, self.checkpoint_seconds,
+            threads=self.threads, device=self.device,
+        )  # fmt: skip
 
-        try:
-            return train(
-                run.recipe(self.recipe), self.corpus, run.mixture,
-                seed=run.seed,
-                folder=run.folder,
-                progress=tell,
-                stop=self.stop,
-                threads=self.threads,
-                checkpoint_seconds=self.checkpoint_seconds,
-                world=World.alone(self.device),
-            )  # fmt: skip
-        except Diverged as problem:
-            return problem
-
-    def _in_processes(self, places: list[int], processes: int) -> None:
+    def _in_processes(self, places: list[int], plan: Plan) -> None:
+        stacks = list(self._stacks(places, plan.stack))
         rates: dict[int, float] = {}
 
-        def tell(number: int, now: TrainingProgress) -> None:
-            place = places[number]
-            rates[place] = now.tokens_per_second
-            whose = None if now.observation is None else place
-            self._tell([place], now.step / now.steps, sum(rates.values()), whose, now.observation)
+        def tell(number: int, now: GroupProgress) -> None:
+            some = stacks[number]
+            rates[number] = now.tokens_per_second
+            whose = None if now.run is None else some[now.run]
+            self._tell(some, now.fraction, sum(rates.values()), whose, now.observation)
 
-        def ended(number: int, outcome: Outcome) -> None:
-            rates.pop(places[number], None)
-            self._ended(places[number], outcome)
+        def ended(number: int, outcomes: list[Outcome]) -> None:
+            rates.pop(number, None)
+            for place, outcome in zip(stacks[number], outcomes, strict=True):
+                self._ended(place, outcome)
 
         train_in_processes(
-            self.recipe, self.corpus, [self.runs[place] for place in places], processes,
+            self.recipe, self.corpus, [[self.runs[place] for place in some] for some in stacks],
+            plan.processes,
             progress=tell,
             ended=ended,
             stop=self.stop,

@@ -10,8 +10,9 @@ too long, with fewer, and the result says so. Models, batches, clip and optimise
 own. Nothing is compiled: that would take longer than what is measured, and speeds up a run
 alone and a stack alike, though not equally.
 
-    python -m mixlab.training.measuring    a process of many: a recipe on standard input, "ready"
-                                           out, a line in, seconds out
+    python -m mixlab.training.measuring    one of many processes: the recipe on standard input,
+                                           then stack after stack: its size in, "ready" out,
+                                           a line in, seconds out
 
 Limits: no checkpoints, no evaluations; what else the machine does now is in the result.
 """
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -34,7 +35,6 @@ from mixlab.corpora.turns import Integers
 from mixlab.errors import MixlabError
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
-from mixlab.training import placement
 from mixlab.training.engine import Engine
 from mixlab.training.parallel import World
 from mixlab.training.placement import deterministic
@@ -44,6 +44,7 @@ from mixlab.training.stacked.engine import StackedEngine
 STREAM_TOKENS = 1 << 24
 ROUNDS = 3  # at least, of which the median counts
 READY = "ready"
+CPU = torch.device("cpu")
 
 Way = Literal["one by one", "stacked", "processes"]
 
@@ -121,33 +122,47 @@ def measure_throughput(
     )
 
 
-def measure_processes(recipe: Recipe, processes: int, *, seconds: float = 2.0) -> Measured:
-    """Time runs that each have a process and a CPU thread of their own, all at the same time.
+class Processes:
+    """Processes of one CPU thread each, which train at the same time; a context that ends them.
 
-    Real processes, because they share caches and memory; they begin together. Raises
-    MixlabError with what a process wrote where one fails.
+    Real ones, because they share caches and memory. Raises MixlabError with what a process
+    wrote where one fails.
     """
-    started = [_start(recipe, seconds) for _ in range(processes)]
-    try:
-        for one in started:
+
+    def __init__(self, recipe: Recipe, processes: int, *, seconds: float = 2.0) -> None:
+        self._recipe = recipe
+        given = json.dumps({"recipe": recipe.to_dict(), "seconds": seconds})
+        self._started = [_start(given) for _ in range(processes)]
+
+    def measure(self, runs: int) -> Measured:
+        """Time updates of `runs` in each process, stacked where there are several."""
+        for one in self._started:
+            _say(one, str(runs))
+        for one in self._started:
             _line(one, READY)
-        for one in started:
+        for one in self._started:
             _say(one, "go")
-        told = [json.loads(_line(one, "{")) for one in started]
-    finally:
-        for one in started:
+        told = [json.loads(_line(one, "{")) for one in self._started]
+        tokens, count = runs * self._recipe.tokens_per_step, len(told)
+        rate = sum(tokens / one["update_seconds"] for one in told)
+        words = _words(told[0]["share"], self._recipe)
+        return Measured(
+            runs=runs,
+            processes=count,
+            threads=1,
+            update_seconds=count * tokens / rate,
+            tokens_per_second=rate,
+            peak_bytes=None,
+            how=f"{count} real processes at the same time, {words}",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._started:
             one.kill()
-            one.wait()
-    rates = [recipe.tokens_per_step / one["update_seconds"] for one in told]
-    return Measured(
-        runs=1,
-        processes=processes,
-        threads=1,
-        update_seconds=processes * recipe.tokens_per_step / sum(rates),
-        tokens_per_second=sum(rates),
-        peak_bytes=None,
-        how=f"{processes} real processes at the same time, {_words(told[0]['share'], recipe)}",
-    )
+            one.communicate()
 
 
 def _update_seconds(
@@ -258,13 +273,13 @@ def _words(share: float, recipe: Recipe) -> str:
     return f"timed updates on random tokens{eager}{part}"
 
 
-def _start(recipe: Recipe, seconds: float) -> subprocess.Popen[str]:
+def _start(given: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "mixlab.training.measuring"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
-    _say(process, json.dumps({"recipe": recipe.to_dict(), "seconds": seconds}))
+    _say(process, given)
     return process
 
 
@@ -290,17 +305,23 @@ def _line(process: subprocess.Popen[str], beginning: str) -> str:
 def main() -> None:
     """Be one of many processes that are measured."""
     given = json.loads(sys.stdin.readline())
-    recipe, device = Recipe.from_dict(given["recipe"]), torch.device("cpu")
-    with deterministic(device, 1):
-        whole = placement.micro_batch(recipe, device)
-        timed, work = _sized(recipe, device, 1, whole, given["seconds"])
-        sys.stdout.write(f"{READY}\n")
-        sys.stdout.flush()
-        sys.stdin.readline()
-        gradients, updates = _timed(work, device, given["seconds"])
+    recipe, seconds = Recipe.from_dict(given["recipe"]), given["seconds"]
+    with deterministic(CPU, 1):
+        for line in iter(sys.stdin.readline, ""):
+            told = _one_of_many(recipe, int(line), seconds)
+            sys.stdout.write(json.dumps(told) + "\n")
+            sys.stdout.flush()
+
+
+def _one_of_many(recipe: Recipe, runs: int, seconds: float) -> dict[str, float]:
+    whole = micro_batch(recipe, CPU, runs, recipe.batch_sequences)
+    timed, work = _sized(recipe, CPU, runs, whole, seconds)
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    gradients, updates = _timed(work, CPU, seconds)
     parts = recipe.batch_sequences / timed
-    told = {"update_seconds": parts * gradients + updates, "share": timed / whole}
-    sys.stdout.write(json.dumps(told) + "\n")
+    return {"update_seconds": parts * gradients + updates, "share": timed / whole}
 
 
 if __name__ == "__main__":

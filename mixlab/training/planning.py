@@ -4,14 +4,15 @@ Ways that compete, each measured on this device (measuring.py):
 
     one by one     a run after the other, on the whole device
     stacked        R runs as one program, R = 2, 4, 8, ... as memory and speed allow
-    processes      on the CPU, as many runs at once as there are cores, a process each
+    processes      on the CPU, a process per core, each with one run or a stack of them
 
     seconds = ceil(runs / at once) * at once * tokens of a run / tokens per second of all at once
     FLOPs   = tokens * (6 (N - input embedding) + 12 L d T)
     price   = seconds / 3600 * price per hour of the device
 
 The fastest for all the runs wins. Stacks are tried from small to large, and no larger one is
-tried once one is slower a run than the one before; what was not measured is not guessed.
+tried once one has fewer tokens per second than the one before; what was not measured is not
+guessed.
 Limits: evaluations, checkpoints and reading from a slow disk come on top; whatever else the
 machine does while it measures counts against what is measured then.
 """
@@ -19,7 +20,7 @@ machine does while it measures counts against what is measured then.
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch
 
 from mixlab.errors import NotEnoughMemory
 from mixlab.recipes import Flops, Recipe
-from mixlab.training.measuring import Measured, Way, measure_processes, measure_throughput
+from mixlab.training.measuring import Measured, Processes, Way, measure_throughput
 from mixlab.training.memory import free_bytes, needed_bytes
 from mixlab.training.placement import chosen_device
 from mixlab.training.stacked.batches import micro_batch
@@ -108,12 +109,14 @@ def choose(
     until = time.monotonic() + seconds
     reasons: list[str] = []
     if stack is not None:
-        measured = [_stack_of(recipe, min(stack, runs), device, seconds * SHARE_OF_ONE)]
+        measured = [
+            measure_throughput(recipe, device, min(stack, runs), seconds=seconds * SHARE_OF_ONE)
+        ]
         reasons.append(f"{stack} runs a program, as was asked for")
     elif device.type == "cpu":
         measured = _on_cpu(recipe, runs, device, until, reasons)
     else:
-        measured = _stacks(recipe, runs, device, until, reasons)
+        measured = _on_cuda(recipe, runs, device, until, reasons)
     return plan_of(recipe, runs, device, measured, reasons, price_per_hour=price_per_hour)
 
 
@@ -125,7 +128,7 @@ def plan_of(
     best = min(measured, key=lambda one: _total_seconds(one, runs, recipe))
     # 20 runs by 16 are two stacks of 10.
     rounds = math.ceil(runs / best.at_once)
-    stack = math.ceil(runs / rounds) if best.runs > 1 else 1
+    stack = math.ceil(runs / rounds / best.processes)
     seconds = _total_seconds(best, runs, recipe)
     return Plan(
         device=device.type,
@@ -142,47 +145,59 @@ def plan_of(
 def _on_cpu(
     recipe: Recipe, runs: int, device: torch.device, until: float, reasons: list[str]
 ) -> list[Measured]:
-    """Processes first: on the CPU a stack rarely pays (0.15M parameters, 2 cores: half as fast)."""
+    """One run on all cores; then a process per core, each with one run or a stack of them."""
+    each = (until - time.monotonic()) * SHARE_OF_ONE
+    alone = measure_throughput(recipe, device, 1, seconds=each)
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    each = (until - time.monotonic()) * SHARE_OF_ONE
-    processes = min(cores, runs, largest_stack(recipe, runs, device))
-    found = [measure_processes(recipe, processes, seconds=each)] if processes > 1 else []
-    return found + _stacks(recipe, runs, device, until, reasons)
+    most = largest_stack(recipe, runs, device)
+    processes = min(cores, most)
+    if processes == 1:
+        return [alone, *_larger(recipe, most, lambda size: measure_throughput(
+            recipe, device, size, seconds=each), until, reasons)]  # fmt: skip
+    with Processes(recipe, processes, seconds=each) as some:
+        one_each = some.measure(1)
+        return [alone, one_each, *_larger(recipe, most // processes, some.measure, until, reasons)]
 
 
-def _stacks(
+def _on_cuda(
     recipe: Recipe, runs: int, device: torch.device, until: float, reasons: list[str]
 ) -> list[Measured]:
-    """One run, then larger and larger stacks, while they get faster and time is left."""
+    """One run, and stacks of them."""
     each = (until - time.monotonic()) * SHARE_OF_ONE
-    found = [measure_throughput(recipe, device, 1, seconds=each)]
+
+    def measure(size: int) -> Measured:
+        return measure_throughput(recipe, device, size, seconds=each)
+
+    most = largest_stack(recipe, runs, device)
+    return [measure(1), *_larger(recipe, most, measure, until, reasons)]
+
+
+def _larger(
+    recipe: Recipe, most: int, measure: Callable[[int], Measured], until: float,
+    reasons: list[str],
+) -> list[Measured]:  # fmt: skip
+    """Larger and larger stacks, while they get faster and time is left."""
     if recipe.on_anomaly == "roll_back":
         reasons.append("no stacks, since the recipe rolls back and one run can't do that alone")
-        return found
-    most, size = largest_stack(recipe, runs, device), 2
-    while size <= most:
+        return []
+    found: list[Measured] = []
+    sizes = sorted({*(1 << power for power in range(1, most.bit_length())), most} - {1})
+    for size in sizes:
         if time.monotonic() > until:
             reasons.append(f"stacks of {size} and more were not measured, for want of time")
-            return found
+            break
         try:
-            found.append(_stack_of(recipe, size, device, each))
+            found.append(measure(size))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            reasons.append(f"stacks of {size} and more don't fit into the device's memory")
-            return found
-        if found[-1].tokens_per_second < found[-2].tokens_per_second:
-            reasons.append(f"no larger stacks than {size}, as that is slower than {size // 2}")
-            return found
-        size = min(2 * size, most) if size < most else most + 1
-    if most < min(runs, MOST_STACKED):
-        reasons.append(f"no more than {most} runs fit into {USABLE_SHARE:.0%} of the free memory")
+            reasons.append(f"stacks of {size} don't fit into the device's memory")
+            break
+        if len(found) > 1 and found[-1].tokens_per_second < found[-2].tokens_per_second:
+            reasons.append(f"no larger stacks than {size}, as those are slower than smaller ones")
+            break
     return found
-
-
-def _stack_of(recipe: Recipe, size: int, device: torch.device, seconds: float) -> Measured:
-    return measure_throughput(recipe, device, size, seconds=seconds)
 
 
 def _total_seconds(one: Measured, runs: int, recipe: Recipe) -> float:
@@ -204,7 +219,8 @@ def _why(best: Measured, measured: Sequence[Measured], runs: int, recipe: Recipe
 
 def _named(one: Measured) -> str:
     if one.processes > 1:
-        return f"{one.processes} processes"
+        stacks = "" if one.runs == 1 else f" of {one.runs} runs"
+        return f"{one.processes} processes{stacks}"
     return "one by one" if one.runs == 1 else f"stacks of {one.runs}"
 
 

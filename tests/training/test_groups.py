@@ -29,14 +29,13 @@ def plan(way: Way, *, stack: int = 1, processes: int = 1) -> Plan:
 WAYS = {
     "one by one": plan("one by one"),
     "stacked by two": plan("stacked", stack=2),
-    "in processes": plan("processes", processes=2),
+    "stacks in processes": plan("processes", stack=2, processes=2),
 }
 
 
 @pytest.mark.parametrize(
     "way",
-    [name if name != "in processes" else pytest.param(name, marks=pytest.mark.slow)
-     for name in WAYS],
+    [pytest.param(name, marks=pytest.mark.slow) if "processes" in name else name for name in WAYS],
 )  # fmt: skip
 def test_each_way_gives_the_solo_runs(way: str, corpus: TokenisedCorpus) -> None:
     told: list[GroupProgress] = []
@@ -93,7 +92,7 @@ def test_what_is_done_is_only_read_and_what_diverged_is_told_again(
 def test_processes_stop_with_checkpoints_and_go_on(corpus: TokenisedCorpus, tmp_path: Path) -> None:
     recipe, runs = small_recipe(150), in_folders(RUNS, tmp_path)
     told: list[GroupProgress] = []
-    way = WAYS["in processes"]
+    way = plan("processes", processes=2)
     stopped = train_group(
         recipe, corpus, runs, plan=way, progress=told.append, stop=lambda: bool(told)
     )
@@ -109,7 +108,7 @@ def test_processes_stop_with_checkpoints_and_go_on(corpus: TokenisedCorpus, tmp_
 def test_an_error_in_a_process_is_the_error_of_the_group(corpus: TokenisedCorpus) -> None:
     runs = [StackedRun(Mixture({"law": 1.0}), seed=0)]
     with pytest.raises(InvalidMixture, match="law"):
-        train_group(RECIPE, corpus, runs, plan=WAYS["in processes"])
+        train_group(RECIPE, corpus, runs, plan=plan("processes", processes=2))
 
 
 def test_mixtures_travel_between_processes() -> None:

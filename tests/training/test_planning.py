@@ -1,6 +1,6 @@
 """Plans: the fastest way that was measured, what it costs, and what memory allows."""
 
-import time
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +10,7 @@ from mixlab.errors import NotEnoughMemory
 from mixlab.recipes import Recipe
 from mixlab.training.measuring import Measured, measure_throughput
 from mixlab.training.memory import needed_bytes
-from mixlab.training.planning import _stacks, choose, largest_stack, plan_of
+from mixlab.training.planning import _larger, choose, largest_stack, plan_of
 from mixlab.training.stacked.batches import micro_batch
 from tests.training.conftest import small_recipe
 
@@ -113,21 +113,34 @@ def test_with_a_stack_asked_for_only_that_is_measured() -> None:
 
 
 @pytest.mark.slow
-def test_on_the_cpu_real_processes_compete_with_stacks() -> None:
-    found = choose(RECIPE, 4, device=CPU, seconds=2.0)
-    ways = [one.way for one in found.measured]
-    assert ways[:2] in (["processes", "one by one"], ["one by one", "one by one"])
+def test_on_the_cpu_real_processes_with_runs_and_stacks_compete() -> None:
+    found = choose(RECIPE, 8, device=CPU, seconds=4.0)
+    assert [(one.runs, one.way) for one in found.measured[:1]] == [(1, "one by one")]
     for one in found.measured:
         assert one.tokens_per_second * one.update_seconds == pytest.approx(256 * one.at_once)
     best = max(found.measured, key=lambda one: one.tokens_per_second)
-    assert found.way in {one.way for one in found.measured}
     assert f"{best.tokens_per_second:,.0f}" in found.reasons[-1]
+    if found.processes > 1:
+        assert "real processes at the same time" in found.measured[1].how
     assert {*found.to_dict()} >= {"way", "stack", "processes", "rounds", "measured", "cost"}
 
 
 def test_recipes_that_roll_back_are_not_stacked() -> None:
     reasons: list[str] = []
     rolling = replace(RECIPE, on_anomaly="roll_back")
-    found = _stacks(rolling, 3, CPU, time.monotonic() + 1, reasons)
-    assert [one.runs for one in found] == [1]
+    assert not _larger(rolling, 64, lambda size: measured(size, 1.0), math.inf, reasons)
     assert "rolls back" in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("most", "tried"), [(1, []), (2, [2]), (3, [2, 3]), (8, [2, 4, 8]), (100, [2, 4, 8, 16])]
+)
+def test_no_larger_stacks_are_tried_than_pay_or_fit(most: int, tried: list[int]) -> None:
+    def rate(size: int) -> float:
+        return 100.0 * min(size, 8) - size
+
+    found = _larger(RECIPE, most, lambda size: measured(size, rate(size)), math.inf, [])
+    assert [one.runs for one in found] == tried
+    reasons: list[str] = []
+    assert not _larger(RECIPE, most, lambda size: measured(size, 1.0), -math.inf, reasons)
+    assert bool(reasons) == bool(tried)
