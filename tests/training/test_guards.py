@@ -1,6 +1,9 @@
 """Guards leave out the updates that they say, and nothing else: equal to a loop without them."""
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +167,42 @@ def test_a_resumed_run_leaves_out_the_same_updates(
     assert resumed.skipped == whole.skipped
     assert resumed.observations == whole.observations
     assert_equal(weights(recipe, tmp_path / "parts"), weights(recipe, tmp_path / "whole"))
+
+
+TWO_RANKS = """
+import json, sys
+from pathlib import Path
+from mixlab.corpora.shards import TokenisedCorpus
+from mixlab.training import train
+from mixlab.training.parallel import World
+from tests.training.test_guards import one_spike, spiky
+
+with World.of_environment() as world:
+    for on_anomaly in ("skip", "roll_back"):
+        recipe, folder = spiky(on_anomaly), Path(sys.argv[2]) / on_anomaly
+        found = train(recipe, TokenisedCorpus.open(sys.argv[1]), one_spike(recipe), seed=1,
+                      threads=1, folder=folder, world=world)
+        told = [list(found.skipped), found.observations[-1].losses_nats]
+        (folder / f"rank-{world.rank}.json").write_text(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+def test_ranks_leave_out_the_same_updates_as_one_process(
+    corpus: TokenisedCorpus, tmp_path: Path
+) -> None:
+    (tmp_path / "ranks.py").write_text(TWO_RANKS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    arguments = [str(tmp_path / "ranks.py"), str(corpus.folder), str(tmp_path)]
+    subprocess.run([*torchrun, "--nproc-per-node", "2", *arguments], check=True, timeout=200)
+    for on_anomaly in ("skip", "roll_back"):
+        one = train(spiky(on_anomaly), corpus, one_spike(spiky(on_anomaly)), seed=1, threads=1,
+                    folder=tmp_path / f"{on_anomaly}-alone")  # fmt: skip
+        for rank in (0, 1):
+            told = (tmp_path / on_anomaly / f"rank-{rank}.json").read_text()
+            skipped, losses_nats = json.loads(told)
+            assert [entry["step"] for entry in skipped] == [entry["step"] for entry in one.skipped]
+            assert losses_nats == pytest.approx(one.observations[-1].losses_nats, abs=1e-5)
 
 
 losses = st.floats(min_value=0.1, max_value=12, allow_nan=False)
