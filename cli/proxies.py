@@ -171,7 +171,7 @@ def _cost_lines(found: "Plan") -> list[str]:
     lines = [
         f"{cost.flops:.3g} FLOPs ({cost.formula}) for {cost.tokens:,} tokens",
         f"{_duration(cost.seconds)} by the measured rate, without evaluations and checkpoints",
-        f"at least {cost.bytes / 1e9:.2f} GB of memory "
+        f"at least {cost.bytes / 1e6:,.0f} MB of memory "
         + ("a process" if found.way == "processes" else "a program"),
     ]
     if cost.price is None:

@@ -39,6 +39,7 @@ USABLE_SHARE = 0.7
 MOST_STACKED = 256
 SECONDS = 20.0  # for all measurements of a plan
 SHARE_OF_ONE = 0.1  # of them for the clock of one; building and a first round come on top
+SHARE_OF_STACKS = 0.6  # after which no other size is begun
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,6 @@ def choose(
     """
     device = device or chosen_device()
     _check_one_fits(recipe, device)
-    until = time.monotonic() + seconds
     reasons: list[str] = []
     if stack is not None:
         measured = [
@@ -114,9 +114,9 @@ def choose(
         ]
         reasons.append(f"{stack} runs a program, as was asked for")
     elif device.type == "cpu":
-        measured = _on_cpu(recipe, runs, device, until, reasons)
+        measured = _on_cpu(recipe, runs, device, seconds, reasons)
     else:
-        measured = _on_cuda(recipe, runs, device, until, reasons)
+        measured = _on_cuda(recipe, runs, device, seconds, reasons)
     return plan_of(recipe, runs, device, measured, reasons, price_per_hour=price_per_hour)
 
 
@@ -143,10 +143,10 @@ def plan_of(
 
 
 def _on_cpu(
-    recipe: Recipe, runs: int, device: torch.device, until: float, reasons: list[str]
+    recipe: Recipe, runs: int, device: torch.device, seconds: float, reasons: list[str]
 ) -> list[Measured]:
     """One run on all cores; then a process per core, each with one run or a stack of them."""
-    each = (until - time.monotonic()) * SHARE_OF_ONE
+    each = seconds * SHARE_OF_ONE
     alone = measure_throughput(recipe, device, 1, seconds=each)
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -155,27 +155,31 @@ def _on_cpu(
     processes = min(cores, most)
     if processes == 1:
         return [alone, *_larger(recipe, most, lambda size: measure_throughput(
-            recipe, device, size, seconds=each), until, reasons)]  # fmt: skip
+            recipe, device, size, seconds=each), seconds, reasons)]  # fmt: skip
     with Processes(recipe, processes, seconds=each) as some:
         one_each = some.measure(1)
-        return [alone, one_each, *_larger(recipe, most // processes, some.measure, until, reasons)]
+        return [
+            alone,
+            one_each,
+            *_larger(recipe, most // processes, some.measure, seconds, reasons),
+        ]
 
 
 def _on_cuda(
-    recipe: Recipe, runs: int, device: torch.device, until: float, reasons: list[str]
+    recipe: Recipe, runs: int, device: torch.device, seconds: float, reasons: list[str]
 ) -> list[Measured]:
     """One run, and stacks of them."""
-    each = (until - time.monotonic()) * SHARE_OF_ONE
+    each = seconds * SHARE_OF_ONE
 
     def measure(size: int) -> Measured:
         return measure_throughput(recipe, device, size, seconds=each)
 
     most = largest_stack(recipe, runs, device)
-    return [measure(1), *_larger(recipe, most, measure, until, reasons)]
+    return [measure(1), *_larger(recipe, most, measure, seconds, reasons)]
 
 
 def _larger(
-    recipe: Recipe, most: int, measure: Callable[[int], Measured], until: float,
+    recipe: Recipe, most: int, measure: Callable[[int], Measured], seconds: float,
     reasons: list[str],
 ) -> list[Measured]:  # fmt: skip
     """Larger and larger stacks, while they get faster and time is left."""
@@ -183,6 +187,8 @@ def _larger(
         reasons.append("no stacks, since the recipe rolls back and one run can't do that alone")
         return []
     found: list[Measured] = []
+    # Counted from here, as starting processes takes what it takes on a busy machine.
+    until = time.monotonic() + seconds * SHARE_OF_STACKS
     sizes = sorted({*(1 << power for power in range(1, most.bit_length())), most} - {1})
     for size in sizes:
         if time.monotonic() > until:
