@@ -37,8 +37,8 @@ class WorkerSettings(SharedSettings):
     training_processes: int | None = Field(
         None,
         ge=1,
-        description="Processes of one full-scale run, by torchrun; empty: one per visible GPU, as "
-        "far as a step has tokens for them.",
+        description="Processes of one full-scale run, by torchrun; empty: one per GPU, as far as "
+        "a step has tokens for them.",
     )
     max_file_bytes: int = Field(
         ReadLimits.max_file_bytes, gt=0, description="Bytes that a text file may unpack to."

@@ -27,7 +27,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mixlab.errors import LeaseLost
 from mixlab.ledger import Heartbeat, Ledger
-from mixlab.ledger.records import Job, JobKind, JobState, Queue, RunRole
+from mixlab.ledger.records import Job, JobKind, JobState, Queue
+from workers.jobs.devices import processes_of
 from workers.runner import STOPPED
 from workers.settings import WorkerSettings
 
@@ -136,14 +137,14 @@ class Runner:
 def environment(job: Job, settings: WorkerSettings, slot: int) -> dict[str, str]:
     """What a runner's environment adds: its threads, and its GPU where there are several.
 
-    A full-scale run sees all GPUs, and shares them out among its own processes.
+    A run in several processes sees all GPUs, and shares them out among these.
     """
     added = {"PYTHONUNBUFFERED": "1"}
     if job.queue is not Queue.GPU:
         return added
     if settings.threads is not None:
         added |= {"OMP_NUM_THREADS": str(settings.threads)}
-    if settings.gpus > 1 and job.payload.get("role") != RunRole.FULL:
+    if settings.gpus > 1 and processes_of(job, settings) == 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         devices = visible.split(",") if visible else [str(n) for n in range(settings.gpus)]
         added |= {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]}

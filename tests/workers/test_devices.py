@@ -1,18 +1,20 @@
-"""Locks on GPUs: slots share theirs, a full-scale run has its own alone."""
+"""Processes and GPUs of a job: slots share theirs, a run in several processes has its own."""
 
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, Queue
+from mixlab.recipes import Recipe, proxy_smoke, tinyllama_1b
 from tests.workers.conftest import until
 from workers.jobs.context import JobContext, Stopped
-from workers.jobs.devices import STAGE, gpus_alone, gpus_of_slot
+from workers.jobs.devices import STAGE, gpus_alone, gpus_of_slot, processes_of
 from workers.settings import WorkerSettings
 
 
@@ -94,3 +96,25 @@ def test_without_gpus_nobody_waits(ledger: Ledger, tmp_path: Path) -> None:
     context = context_of(ledger, tmp_path, 0)
     with gpus_alone(context, 1, at_once), gpus_alone(context, 1, at_once):
         assert os.listdir(tmp_path / "gpus") == []
+
+
+@pytest.mark.parametrize(
+    ("role", "recipe", "told", "gpus", "expected"),
+    [
+        ("proxy", tinyllama_1b(), 8, 8, 1),
+        ("full", tinyllama_1b(), None, 0, 1),
+        ("full", tinyllama_1b(), None, 8, 8),
+        ("full", tinyllama_1b(), 2, 8, 2),
+        ("full", proxy_smoke(), None, 8, 1),  # 512 tokens a step
+        ("full", proxy_smoke(), 3, 0, 3),
+        ("full", proxy_smoke(), 99, 0, 8),  # each needs a sequence
+        ("full", replace(proxy_smoke(), batch_stages=((9, 4),)), 99, 0, 4),
+    ],
+)
+def test_a_full_scale_run_has_a_process_per_gpu_as_far_as_its_steps_have_tokens(
+    ledger: Ledger, role: str, recipe: Recipe, told: int | None, gpus: int, expected: int
+) -> None:
+    payload = {"role": role, "recipe": recipe.to_dict()}
+    job = ledger.submit(JobKind.TRAIN, payload, queue=Queue.GPU)
+    settings = WorkerSettings(training_processes=told, gpus=gpus)
+    assert processes_of(job, settings) == expected

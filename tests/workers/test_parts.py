@@ -16,6 +16,7 @@ from cli.broker import Broker
 from mixlab.errors import LeaseLost
 from mixlab.ledger import Heartbeat, Ledger
 from mixlab.ledger.records import Job, JobKind, Queue
+from mixlab.recipes import tinyllama_1b
 from tests.workers.conftest import QUICK, until
 from workers.jobs.context import JobContext
 from workers.runner import JOBS, body
@@ -53,6 +54,7 @@ def test_every_kind_of_job_has_a_body() -> None:
 def test_jobs_of_the_cpu_queue_load_no_torch(kind: JobKind) -> None:
     script = f"""
 import sys
+import workers.supervisor
 from workers.runner import body
 from workers.settings import WorkerSettings
 body({kind.value!r}, WorkerSettings())
@@ -106,9 +108,11 @@ def test_a_ledger_that_is_away_counts_as_long_as_the_lease(
         (Queue.GPU, "proxy", {"gpus": 4}, "5,7", {"CUDA_VISIBLE_DEVICES": "5"}),
         (Queue.GPU, None, {"gpus": 4}, None, {"CUDA_VISIBLE_DEVICES": "2"}),
         (Queue.GPU, "full", {"gpus": 4}, None, {}),
+        (Queue.GPU, "full", {"gpus": 4, "training_processes": 1}, None,
+         {"CUDA_VISIBLE_DEVICES": "2"}),
     ],
-)
-def test_a_slot_sees_its_own_gpu_and_a_full_scale_run_all_of_them(
+)  # fmt: skip
+def test_a_slot_sees_its_own_gpu_and_a_run_in_several_processes_all_of_them(
     ledger: Ledger,
     queue: Queue,
     role: str | None,
@@ -120,7 +124,8 @@ def test_a_slot_sees_its_own_gpu_and_a_full_scale_run_all_of_them(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    job = ledger.submit(JobKind.TRAIN, {} if role is None else {"role": role}, queue=queue)
+    payload = {} if role is None else {"role": role, "recipe": tinyllama_1b().to_dict()}
+    job = ledger.submit(JobKind.TRAIN, payload, queue=queue)
     found = environment(job, WorkerSettings(**settings), slot=2)
     assert found == {"PYTHONUNBUFFERED": "1", **added}
 

@@ -17,10 +17,10 @@ from mixlab.corpora.shards import write_corpus
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Job, JobKind, JobState, Queue, Run
 from mixlab.mixture import Mixture
-from mixlab.recipes import Recipe, proxy_smoke, tinyllama_1b
+from mixlab.recipes import Recipe, proxy_smoke
 from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training import planning
-from workers.jobs import train, train_proxies
+from workers.jobs import train_proxies
 from workers.jobs.context import JobContext
 from workers.runner import STOPPED, perform
 from workers.settings import WorkerSettings
@@ -137,28 +137,6 @@ def test_sigterm_makes_a_checkpoint_and_the_next_attempt_goes_on_from_it(
     one, other = made(ledger, whole), made(ledger, broken)
     assert one.observations == other.observations
     assert one.consumed == other.consumed
-
-
-@pytest.mark.parametrize(
-    ("role", "recipe", "told", "gpus", "expected"),
-    [
-        ("proxy", tinyllama_1b(), 8, 8, 1),
-        ("full", tinyllama_1b(), None, 0, 1),
-        ("full", tinyllama_1b(), None, 8, 8),
-        ("full", tinyllama_1b(), 2, 8, 2),
-        ("full", proxy_smoke(), None, 8, 1),  # 512 tokens a step
-        ("full", proxy_smoke(), 3, 0, 3),
-        ("full", proxy_smoke(), 99, 0, 8),  # each needs a sequence
-    ],
-)
-def test_a_full_scale_run_has_a_process_per_gpu_as_far_as_its_steps_have_tokens(
-    ledger: Ledger, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch,
-    role: str, recipe: Recipe, told: int | None, gpus: int, expected: int,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(train, "visible_gpus", lambda: gpus)
-    job = submitted(ledger, "corpus_none", recipe, role=role)
-    given = settings.model_copy(update={"training_processes": told})
-    assert train.processes_for(JobContext(job, ledger, given), recipe) == expected
 
 
 class TestGroup:

@@ -1,9 +1,9 @@
-"""Which of the host's GPUs a job computes on, held by locks on files.
+"""How many processes a job has, and which of the host's GPUs it computes on.
 
-Each slot of the worker sees one GPU, and slots may share one; a full-scale run takes several for
-itself. Hence a lock per GPU, shared by the jobs of slots and exclusive for a full-scale run. The
-system frees a lock when its process ends, however it does.
-Limits: locks are not queued for, so that a full-scale run waits while new jobs of slots come.
+Each slot of the worker sees one GPU, and slots may share one; a full-scale run may take several
+for itself. Hence a lock per GPU, shared by the jobs of slots and exclusive for a run in several
+processes. The system frees a lock when its process ends, however it does.
+Limits: locks are not queued for, so that such a run waits while new jobs of slots come.
 """
 
 import fcntl
@@ -14,10 +14,31 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO
 
+from mixlab.ledger.records import Job, JobKind, RunRole
+from mixlab.recipes import Recipe
 from workers.jobs.context import JobContext, Stopped
+from workers.settings import WorkerSettings
 
 STAGE = "wait for GPUs"
 POLL_SECONDS = 0.5
+# Fewer tokens of a step than that, and a process waits for the others more than it computes.
+LEAST_TOKENS_PER_PROCESS = 4096
+
+
+def processes_of(job: Job, settings: WorkerSettings) -> int:
+    """How many processes share the job: more than one for full-scale runs alone.
+
+    As many as there are GPUs, as far as a step has tokens for them, or as many as the settings
+    say; each needs a sequence of every step.
+    """
+    if job.kind is not JobKind.TRAIN or job.payload.get("role") != RunRole.FULL:
+        return 1
+    recipe = Recipe.from_dict(job.payload["recipe"])
+    most = min([recipe.batch_sequences, *(size for _, size in recipe.batch_stages)])
+    if settings.training_processes is not None:
+        return min(settings.training_processes, most)
+    worthwhile = recipe.tokens_per_step // LEAST_TOKENS_PER_PROCESS
+    return max(1, min(settings.gpus, worthwhile, most))
 
 
 @contextmanager

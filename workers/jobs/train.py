@@ -1,7 +1,7 @@
 """Job `train`: one training run on one mixture or schedule of mixtures, proxy or full-scale.
 
-A proxy run trains in this process. A full-scale run is shared by as many processes as there are
-GPUs (or as MIXLAB_TRAINING_PROCESSES says), which torchrun starts and this process watches.
+A run trains in this process. One at full scale may be shared by several (devices.py), which
+torchrun starts and this process watches.
 Observations and consumed tokens go into the ledger. A run whose loss stops being a number is
 recorded as diverged, and the job fails with the reason. SIGTERM makes a checkpoint, and the next
 attempt goes on from it.
@@ -17,16 +17,13 @@ from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.events import Emit, Event
-from mixlab.training.launching import Ranks, RanksCrashed, visible_gpus
+from mixlab.training.launching import Ranks, RanksCrashed
 from mixlab.training.running import run_spec
 from mixlab.training.spec import RunSpec
 from workers.jobs.context import Crashed, JobContext, Stopped
-from workers.jobs.devices import gpus_alone, gpus_of_slot
+from workers.jobs.devices import gpus_alone, gpus_of_slot, processes_of
 from workers.jobs.recording import Recorder
 from workers.jobs.waiting import measured
-
-# Fewer tokens of a step than that, and a process waits for the others more than it computes.
-LEAST_TOKENS_PER_PROCESS = 4096
 
 
 def run(context: JobContext) -> Mapping[str, Any] | None:
@@ -75,30 +72,16 @@ def spec_of(context: JobContext, record: Run, recipe: Recipe) -> RunSpec:
 
 def _train(context: JobContext, spec: RunSpec, emit: Emit) -> None:
     """Train in this process or in several. Raises Stopped once a checkpoint is made for SIGTERM."""
-    processes = processes_for(context, spec.recipe)
-    full = context.job.payload["role"] == RunRole.FULL
-    with (
-        context.stoppable() as stop,
-        gpus_alone(context, processes, stop) if full else gpus_of_slot(context, stop),
-    ):
+    processes = processes_of(context.job, context.settings)
+    with context.stoppable() as stop:
         if processes > 1:
-            told = _supervised(context, spec, processes, emit, stop)
+            with gpus_alone(context, processes, stop):
+                told = _supervised(context, spec, processes, emit, stop)
         else:
-            told = run_spec(spec, emit=emit, stop=stop)
+            with gpus_of_slot(context, stop):
+                told = run_spec(spec, emit=emit, stop=stop)
     if told["event"] == "stopped":
         raise Stopped("Stopped by SIGTERM; the run goes on from its checkpoint.")
-
-
-def processes_for(context: JobContext, recipe: Recipe) -> int:
-    """How many processes share the run."""
-    if context.job.payload["role"] != RunRole.FULL:
-        return 1
-    # Each process needs a sequence of every step.
-    most = min([recipe.batch_sequences, *(size for _, size in recipe.batch_stages)])
-    if context.settings.training_processes is not None:
-        return min(context.settings.training_processes, most)
-    worthwhile = max(1, recipe.tokens_per_step // LEAST_TOKENS_PER_PROCESS)
-    return max(1, min(visible_gpus(), worthwhile, most))
 
 
 def _supervised(

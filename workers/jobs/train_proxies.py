@@ -86,9 +86,8 @@ def _train_as(
 
 
 def _in_words(plan: Plan) -> str:
-    if plan.way == "processes":
-        return f"{plan.processes} processes"
-    return f"stacks of {plan.stack}" if plan.stack > 1 else "one by one"
+    stacks = f"stacks of {plan.stack}" if plan.stack > 1 else "one by one"
+    return stacks if plan.processes == 1 else f"{stacks}, {plan.processes} processes"
 
 
 def _record(recorder: Recorder, outcome: Outcome) -> bool:
