@@ -8,7 +8,7 @@ import torch
 from mixlab.recipes import Recipe
 from mixlab.training.decoder import Decoder
 from mixlab.training.optimiser import adamw, learning_rate
-from mixlab.training.stacked.adamw import StackedAdamW
+from mixlab.training.stacked.adamw import StackedAdamW, compiled_or_eager
 from mixlab.training.stacked.model import alone
 from tests.training.conftest import small_recipe
 
@@ -139,3 +139,37 @@ def test_a_run_that_never_had_an_update_stays_as_it_began() -> None:
     sound = torch.tensor([True, False, True])
     optimiser.step(rates(small_recipe(), 1), optimiser.norms(), sound)
     assert all(map(torch.equal, began, [weight[1] for weight in decoder.parameters()]))
+
+
+@pytest.mark.slow
+def test_compiled_for_all_shapes_at_once_it_is_the_same() -> None:
+    """As on CUDA, but by torch's tracing alone, which needs no compiler."""
+    recipe = small_recipe()
+    (decoder, optimiser), (traced_decoder, traced) = stack(recipe), stack(recipe)
+    traced._update = compiled_or_eager(traced._update, backend="aot_eager")
+    for step in range(1, 5):
+        for one in (decoder, traced_decoder):
+            give_gradients(one, step)
+            if step == 3:
+                one.embedding.weight.grad[1, 0] = float("nan")
+        sound = torch.tensor([True, step != 3, True])
+        before = traced_decoder.embedding.weight.detach()[1].clone()
+        optimiser.step(rates(recipe, step), optimiser.norms(), sound)
+        traced.step(rates(recipe, step), traced.norms(), sound)
+        assert torch.equal(before, traced_decoder.embedding.weight[1]) == (step == 3)
+    for mine, other in zip(traced_decoder.parameters(), decoder.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_costs_speed_and_not_the_update() -> None:
+    def broken(*_: object) -> object:
+        raise RuntimeError("no such compiler")
+
+    (decoder, optimiser), (plain_decoder, plain) = stack(small_recipe()), stack(small_recipe())
+    optimiser._update = compiled_or_eager(optimiser._update, backend=broken)
+    for one, of_one in ((decoder, optimiser), (plain_decoder, plain)):
+        give_gradients(one, 1)
+        of_one.step(rates(small_recipe(), 1), of_one.norms(), ALL)
+    for mine, other in zip(decoder.parameters(), plain_decoder.parameters(), strict=True):
+        assert torch.equal(mine, other)

@@ -17,6 +17,7 @@ Source: arXiv 1711.05101; epsilon and the order of operations are torch.optim.Ad
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from torch import Tensor
 from mixlab.recipes import Recipe
 from mixlab.training.decoder import Decoder
 from mixlab.training.optimiser import parameter_groups
+
+Update = Callable[..., None]
 
 EPSILON = 1e-8
 CLIP_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
@@ -69,10 +72,13 @@ class StackedAdamW:
         ]  # fmt: skip
         device = self.weights[0].value.device
         self.counts = torch.zeros(decoder.runs or 1, dtype=torch.float64, device=device)
+        # Factors of a run that is left out. Made once, for a copy to the device waits for it.
+        idle = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+        self._idle = idle[:, None].to(device)
         self._clip, self._betas = recipe.gradient_clip, recipe.betas
-        self._update: Callable[[StackedWeight, Tensor, float], None] = _update
+        self._update: Update = _update
         if device.type == "cuda" and recipe.compiled:
-            self._update = _compiled_or_eager(_update)
+            self._update = compiled_or_eager(_update)
 
     @torch.no_grad()
     def norms(self) -> Tensor:
@@ -93,7 +99,8 @@ class StackedAdamW:
             for kind in {(one.scale, one.decay) for one in self.weights}
         }
         for one in self.weights:
-            self._update(one, factors[one.scale, one.decay], 1 - self._betas[1])
+            state = one.value.detach(), one.gradient, one.first, one.second
+            self._update(*state, factors[one.scale, one.decay], 1 - self._betas[1])
             one.value.grad = None
 
     def _factors(self, rates: Tensor, decay: float, norms: Tensor, sound: Tensor) -> Tensor:
@@ -112,43 +119,44 @@ class StackedAdamW:
             rates / (1 - beta1**counts),
             (1 - beta2**counts).sqrt(),
         )
-        idle = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 1.0], dtype=rates.dtype, device=rates.device)
-        return torch.where(sound, torch.stack(acting), idle[:, None]).float()
+        return torch.where(sound, torch.stack(acting), self._idle).float()
 
 
-def _update(one: StackedWeight, factors: Tensor, news: float) -> None:
+def _update(
+    value: Tensor, gradient: Tensor, first: Tensor, second: Tensor, factors: Tensor, news: float
+) -> None:
     """One weight's update in place."""
-    value, shape = one.value, (6, -1, *[1] * (one.value.ndim - 1))
+    shape = (6, -1, *[1] * (value.ndim - 1))
     clip, moved, kept, weight_kept, length, root = factors.view(shape).unbind()
     # Of a run that is left out, all is 0 now; 0 times what is no number is none, and becomes 0.
-    g = one.gradient.mul_(clip).nan_to_num_(0.0, 0.0, 0.0)
-    m, v = one.first.float(), one.second.float()
+    g = gradient.mul_(clip).nan_to_num_(0.0, 0.0, 0.0)
+    m, v = first.float(), second.float()
     m.lerp_(g, moved)
     v.mul_(kept).addcmul_(g, g, value=news)
-    if m is not one.first:
-        one.first.copy_(m)
-        one.second.copy_(v)
+    if m is not first:
+        first.copy_(m)
+        second.copy_(v)
     # The gradient has done its work and lends its memory: eagerly, fresh memory costs most.
     torch.sqrt(v, out=g).div_(root).add_(EPSILON)
     torch.div(m, g, out=g)
     value.mul_(weight_kept).sub_(g.mul_(length))
 
 
-def _compiled_or_eager(
-    function: Callable[[StackedWeight, Tensor, float], None],
-) -> Callable[[StackedWeight, Tensor, float], None]:
-    """The function compiled; as it is, from the first call on at which compiling fails."""
-    compiled = torch.compile(function, dynamic=False)
+def compiled_or_eager(update: Update, backend: str | Callable[..., Any] = "inductor") -> Update:
+    """The update compiled; as it is, from the first call on at which compiling fails."""
+    # Dynamic, so that weights of all shapes share a kernel: torch compiles no code more than
+    # eight times, and would run the others eagerly without a word.
+    compiled = torch.compile(update, dynamic=True, backend=backend)
     failed = False
 
-    def call(one: StackedWeight, factors: Tensor, news: float) -> None:
+    def call(*values: Any) -> None:
         nonlocal failed
         if not failed:
             try:
-                compiled(one, factors, news)
+                compiled(*values)
                 return
             except (RuntimeError, OSError):  # raised before anything was updated
                 failed = True
-        function(one, factors, news)
+        update(*values)
 
     return call

@@ -1,9 +1,10 @@
 """The batches of stacked runs, several steps at a time.
 
 Which sequence comes next depends on its number alone (corpora/turns.py), so a sampler whose
-batches are as large as several steps reads those steps in one call. A call costs some 2 ms
-whatever it reads; 64 tiny runs read step by step would keep a GPU waiting. Runs share the open
-streams. As for a run alone, a thread reads ahead on CUDA only (training/batches.py).
+batches are as large as several steps reads those steps in one call. A call costs half a
+millisecond or more whatever it reads; 64 tiny runs read step by step would keep a GPU waiting.
+Runs share the open streams. As for a run alone, a thread reads ahead on CUDA only
+(training/batches.py).
 """
 
 from collections.abc import Mapping, Sequence
