@@ -82,7 +82,16 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("recipe", KINDS.values(), ids=KINDS.keys())
+FAST = ("constant, grouped, tied", "cosine, untied")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(one, id=name, marks=[] if name in FAST else pytest.mark.slow)
+        for name, one in KINDS.items()
+    ],
+)
 def test_each_run_has_the_losses_of_its_solo_run(
     recipe: Recipe, corpus: TokenisedCorpus, tmp_path: Path
 ) -> None:
@@ -334,6 +343,7 @@ def stopping_at_step(step: int) -> object:
     return lambda: next(calls) >= step
 
 
+@pytest.mark.slow
 def test_runs_at_unlike_steps_go_on_from_the_newest_one_that_all_have(
     corpus: TokenisedCorpus, whole: list[Outcome], tmp_path: Path
 ) -> None:
