@@ -28,6 +28,7 @@ from mixlab.tables import write_table
 if TYPE_CHECKING:
     from mixlab.training.groups import GroupProgress, Outcome
     from mixlab.training.planning import Plan
+    from mixlab.training.stacked import StackedRun
 
 app = typer.Typer(
     name="proxies", help="Many proxy runs at once: what they cost here, and training them.",
@@ -49,6 +50,14 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; the first GPU whe
 Price = Annotated[
     float | None, typer.Option(min=0, help="Of an hour of this device, in any currency.")
 ]
+Mixtures = Annotated[
+    Path,
+    typer.Option(
+        help="CSV or Parquet with run and mixture.<domain> columns (seed, learning_rate), or JSON "
+        "as `mixlab design --json` prints it."
+    ),
+]
+CheckpointSeconds = Annotated[float, typer.Option(min=0, help="A kill loses at most that much.")]
 Seconds = Annotated[float, typer.Option(min=0, help="For measuring, about.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -83,56 +92,46 @@ def train(
         Path, typer.Option(help="Folder of a tokenised corpus; HOME/corpora/ID of the service's.")
     ],
     recipe_name: RecipeName,
-    mixtures: Annotated[
-        Path,
-        typer.Option(
-            help="CSV or Parquet with run and mixture.<domain> columns (seed, learning_rate), or "
-            "JSON as `mixlab design --json` prints it."
-        ),
-    ],
+    mixtures: Mixtures,
     out: Annotated[Path, typer.Option(help="Folder of the runs, the plan and the table.")],
     steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, help="Of runs that name none.")] = 0,
     stack: Stack = AUTO,
     device: Device = None,
-    price_per_hour: Price = None,
     seconds: Seconds = SECONDS,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="A kill loses at most that much.")
-    ] = 30.0,
+    checkpoint_seconds: CheckpointSeconds = 30.0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a program.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a proxy run on each mixture. The same command goes on where it was stopped."""
     from mixlab.training.groups import train_group, unfinished
-    from mixlab.training.stacked import StackedRun
 
     opened = TokenisedCorpus.open(corpus)
-    out.mkdir(parents=True, exist_ok=True)
     recipe = _recipe(recipe_name, steps).for_vocabulary(opened.vocabulary)
     wanted = named_mixtures(mixtures, seed=seed)
-    runs = [
-        StackedRun(one.mixture, one.seed, one.learning_rate, out / RUNS / one.folder)
-        for one in wanted
-    ]
-    left = unfinished(recipe, opened, runs)
-    console = Console(stderr=True)
-    chosen = None
-    if left:
+    runs = _runs(wanted, out)
+    console, chosen = Console(stderr=True), None
+    if left := unfinished(recipe, opened, runs):
         with console.status("measuring"):
-            chosen = _plan(recipe, len(left), device, stack, price_per_hour, seconds)
+            chosen = _plan(recipe, len(left), device, stack, None, seconds)
         write_json(out / PLAN, {"recipe": recipe.to_dict(), **chosen.to_dict()})
         print_plan(console, recipe, chosen)
     with stopping(console) as stop, _Bar(console, len(runs)) as bar:
         found = train_group(
-            recipe, opened, runs,
-            plan=chosen,
-            progress=bar,
-            stop=stop,
-            threads=threads,
+            recipe, opened, runs, plan=chosen, progress=bar, stop=stop, threads=threads,
             checkpoint_seconds=checkpoint_seconds,
         )  # fmt: skip
     _finish(out, wanted, found, as_json)
+
+
+def _runs(wanted: Sequence[Named], out: Path) -> "list[StackedRun]":
+    from mixlab.training.stacked import StackedRun
+
+    out.mkdir(parents=True, exist_ok=True)
+    return [
+        StackedRun(one.mixture, one.seed, one.learning_rate, out / RUNS / one.folder)
+        for one in wanted
+    ]
 
 
 def print_plan(console: Console, recipe: Recipe, found: "Plan") -> None:
