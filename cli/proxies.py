@@ -197,13 +197,11 @@ def _plan(
     price_per_hour: float | None,
     seconds: float,
 ) -> "Plan":
-    import torch
-
     from mixlab.training.planning import choose
 
     return choose(
         recipe, runs,
-        device=None if device is None else torch.device(device),
+        device=device,
         stack=None if stack == AUTO else _size(stack),
         price_per_hour=price_per_hour,
         seconds=seconds,

@@ -94,7 +94,7 @@ def choose(
     recipe: Recipe,
     runs: int,
     *,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     stack: int | None = None,
     price_per_hour: float | None = None,
     seconds: float = SECONDS,
@@ -105,7 +105,7 @@ def choose(
     `seconds`, or the time of the slowest single update if that is longer. Raises
     NotEnoughMemory where not even one run fits, InvalidRecipe for what can't be stacked.
     """
-    device = device or chosen_device()
+    device = chosen_device() if device is None else torch.device(device)
     _check_one_fits(recipe, device)
     reasons: list[str] = []
     if stack is not None:
