@@ -24,6 +24,7 @@ from mixlab.training.checkpoints import Checkpoints
 from mixlab.training.data import consumed_by, mixture_until
 from mixlab.training.decoder import Decoder
 from mixlab.training.guards import Guard
+from mixlab.training.metrics import MFU_FORMULA, utilisation
 from mixlab.training.objective import NextTokenLoss
 from mixlab.training.optimiser import adamw, learning_rate
 from mixlab.training.parallel import World
@@ -157,6 +158,8 @@ class Member:
             note="" if done else f"It was stopped after update {state.step}.",
             step=state.step,
             skipped=tuple(state.skipped),
+            mfu=utilisation(self.recipe, pace, self.world.device, 1),
+            mfu_formula=MFU_FORMULA.value,
         )
 
 
