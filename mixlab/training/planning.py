@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from mixlab.errors import NotEnoughMemory
+from mixlab.errors import InvalidRecipe, NotEnoughMemory
 from mixlab.recipes import Flops, Recipe
 from mixlab.training.measuring import Measured, Processes, Way, measure_throughput
 from mixlab.training.memory import free_bytes, needed_bytes
@@ -103,9 +103,9 @@ def choose(
 
     With `stack` that many are stacked and only this is measured. Measuring takes about
     `seconds`, or the time of the slowest single update if that is longer. Raises
-    NotEnoughMemory where not even one run fits, InvalidRecipe for what can't be stacked.
+    NotEnoughMemory where not even one run fits, InvalidRecipe for a device that isn't here.
     """
-    device = chosen_device() if device is None else torch.device(device)
+    device = _device(device)
     _check_one_fits(recipe, device)
     reasons: list[str] = []
     if stack is not None:
@@ -245,6 +245,17 @@ def _cost(
         device_hours=hours,
         price=None if price_per_hour is None else hours * price_per_hour,
     )
+
+
+def _device(given: torch.device | str | None) -> torch.device:
+    if given is None:
+        return chosen_device()
+    kind = str(given).partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InvalidRecipe(f"A device is cpu or cuda, not {given}.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InvalidRecipe("There is no CUDA device here; plan on the machine that has it.")
+    return torch.device(given)
 
 
 def _needed(recipe: Recipe, runs: int, device: torch.device) -> int:

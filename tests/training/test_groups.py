@@ -90,7 +90,7 @@ def test_what_is_done_is_only_read_and_what_diverged_is_told_again(
 
 @pytest.mark.slow
 def test_processes_stop_with_checkpoints_and_go_on(corpus: TokenisedCorpus, tmp_path: Path) -> None:
-    recipe, runs = small_recipe(150), in_folders(RUNS, tmp_path)
+    recipe, runs = small_recipe(80), in_folders(RUNS, tmp_path)
     told: list[GroupProgress] = []
     way = plan("processes", processes=2)
     stopped = train_group(

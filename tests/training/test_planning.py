@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mixlab.errors import NotEnoughMemory
+from mixlab.errors import InvalidRecipe, NotEnoughMemory
 from mixlab.recipes import Recipe
 from mixlab.training.measuring import Measured, measure_throughput
 from mixlab.training.memory import needed_bytes
@@ -87,6 +87,14 @@ def test_a_recipe_of_which_not_one_run_fits_is_refused_before_anything_is_alloca
     )
     with pytest.raises(NotEnoughMemory, match="One run of small needs at least"):
         choose(huge, 3, device=CPU)
+
+
+def test_devices_that_are_not_here_are_refused() -> None:
+    with pytest.raises(InvalidRecipe, match="cpu or cuda, not tpu"):
+        choose(RECIPE, 2, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InvalidRecipe, match="no CUDA device here"):
+            choose(RECIPE, 2, device="cuda")
 
 
 @pytest.mark.parametrize("runs", [1, 3])

@@ -395,7 +395,7 @@ from tests.training.conftest import small_recipe
 from tests.training.test_stacked import RUNS, in_folders
 
 train_stacked(
-    small_recipe(400), TokenisedCorpus.open(sys.argv[1]), in_folders(RUNS, Path(sys.argv[2])),
+    small_recipe(150), TokenisedCorpus.open(sys.argv[1]), in_folders(RUNS, Path(sys.argv[2])),
     threads=1, checkpoint_seconds=0.0,
 )
 """
@@ -403,12 +403,12 @@ train_stacked(
 
 @pytest.mark.slow
 def test_kill_9_in_the_middle_changes_nothing(corpus: TokenisedCorpus, tmp_path: Path) -> None:
-    recipe, runs = small_recipe(400), in_folders(RUNS, tmp_path)
+    recipe, runs = small_recipe(150), in_folders(RUNS, tmp_path)
     victim = subprocess.Popen([sys.executable, "-c", VICTIM, str(corpus.folder), str(tmp_path)])
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("2/checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.005)
-    time.sleep(0.2)
+    time.sleep(0.1)
     assert victim.poll() is None, "it was to be killed before its end"
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
