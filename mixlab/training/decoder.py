@@ -32,6 +32,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mixlab.recipes import Architecture
 
@@ -115,6 +116,8 @@ class Decoder(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each added to the stream it reads."""
 
+    recomputed = False  # keep only the input for the gradient, and compute the rest once more
+
     def __init__(self, shape: Architecture, stack: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.attention_norm = Norm(shape.width, shape.norm_epsilon, stack)
@@ -124,6 +127,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
         """The stream after the block, of the same shape."""
+        if self.recomputed:
+            # Nothing in a block is drawn by chance, so no random state has to be put back.
+            out: Tensor = checkpoint(
+                self._added, x, rotation, use_reentrant=False, preserve_rng_state=False
+            )
+            return out
+        return self._added(x, rotation)
+
+    def _added(self, x: Tensor, rotation: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rotation)
         x = x + self.ffn(self.ffn_norm(x))
         return x

@@ -1,6 +1,7 @@
 """The loop: it learns what can be learned, repeats itself exactly, and says when it fails."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -283,6 +284,26 @@ def test_blocks_computed_again_have_the_same_gradients(
     options = {"seed": 0, "threads": 1}
     less = train(replace(recipe, activation_checkpointing=True), corpus, mixture, **options)
     assert losses(less) == losses(train(recipe, corpus, mixture, **options))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_all_blocks_are_compiled_by_one_tracing(again: bool) -> None:
+    """Also those that are computed again; and more of them than torch traces one by one."""
+    model = Decoder(replace(small_recipe().architecture, layers=12))
+    model.initialise(0)
+    if again:
+        recompute(model.blocks)
+    traced = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        traced.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    for block in model.blocks:
+        block.compile(dynamic=False, backend=backend)
+    NextTokenLoss(model)(torch.arange(33)[None]).backward()
+    assert len(traced) == 1
 
 
 def test_bfloat16_products_keep_float32_weights_and_learn_as_much(
