@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mixlab.recipes import Recipe, proxy_smoke
 from tests.corpora.written import as_parquet
 from tests.synthetic import mixtures, observe
 from tests.workers.texts import write_domains
+from workers.jobs import train_proxies
 from workers.jobs.context import JobContext
 from workers.runner import perform
 from workers.settings import WorkerSettings
@@ -298,6 +300,45 @@ def test_a_fit_leaves_out_the_run_that_diverged_and_says_so(
     again = work(ledger, settings, fitting(ledger, corpus_id=corpus.id))
     assert again.state is JobState.SUCCEEDED
     assert [child.key for child in ledger.children(again.id)] == ["design-01/seed-0"]
+
+
+@pytest.mark.slow
+def test_with_gpus_children_count_and_train_in_groups_to_the_same_entropies(
+    ledger: Ledger, settings: WorkerSettings, texts: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """On the CPU, which is what torch has here; how many to stack is not measured."""
+    quickly = partial(train_proxies.choose, stack=3, seconds=0.1)
+    monkeypatch.setattr(train_proxies, "choose", quickly)
+    one_gpu = settings.model_copy(update={"gpus": 1})
+    corpus, plain = registered(ledger, texts), registered(ledger, texts)
+    ended = work(ledger, one_gpu, fitting(ledger, corpus_id=corpus.id))
+    assert ended.state is JobState.SUCCEEDED, ended.error
+    measured, trained = ledger.children(ended.id)
+    assert (measured.kind, trained.kind) == (JobKind.MEASURE_CORPUS, JobKind.TRAIN_PROXIES)
+    (counted,) = ledger.children(measured.id)
+    assert (counted.kind, counted.queue) == (JobKind.MEASURE_ENTROPY, Queue.GPU)
+    assert work(ledger, settings, measuring(ledger, plain)).state is JobState.SUCCEEDED
+    assert ledger.corpus(corpus.id).entropy == ledger.corpus(plain.id).entropy
+    report = ledger.mixture(str((ended.result or {})["mixture_id"])).report
+    assert {run["state"] for run in report["proxy_runs"]} == {"used"}
+    assert {run["job_id"] for run in report["proxy_runs"]} == {trained.id}
+    _check_trained_as_designed(ledger, corpus)
+
+
+def test_a_corpus_whose_counting_failed_on_the_gpu_says_why(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path, texts: dict[str, Path]
+) -> None:
+    short = tmp_path / "short.jsonl"
+    short.write_text("".join(json.dumps({"text": word}) + "\n" for word in "abcdefgh"))
+    corpus = registered(ledger, {"tables": texts["tables"], "short": short})
+    on_cpu = work(ledger, settings, measuring(ledger, corpus))
+    one_gpu = settings.model_copy(update={"gpus": 1})
+    job = work(ledger, one_gpu, measuring(ledger, corpus))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error == on_cpu.error
+    assert "short" in job.error["detail"]
 
 
 def _training(corpus: Corpus, recipe: Recipe, mixture: dict[str, float]) -> dict[str, Any]:
