@@ -20,7 +20,7 @@ from mixlab.recipes import Recipe
 from tests.workers.conftest import processes, until
 from tests.workers.texts import write_domains
 
-pytestmark = [pytest.mark.service, pytest.mark.slow]
+pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
