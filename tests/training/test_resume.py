@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,8 @@ from mixlab.errors import InvalidRecipe
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.schedules import MixtureSchedule, Stage
-from mixlab.training import TrainingProgress, TrainingResult, train
+from mixlab.training import TrainingProgress, TrainingResult, loop, train
+from mixlab.training.checkpoints import keeping
 from tests.training.conftest import small_recipe
 
 STEPS = 30
@@ -148,6 +151,28 @@ def test_a_finished_run_is_not_trained_again(
     assert losses(again) == losses(first)
     assert again.seconds == first.seconds
     assert not told
+
+
+def test_final_weights_are_written_while_no_save_is_in_flight(
+    corpus: TokenisedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks agree on both through one group, and would take one's messages for the other's."""
+    publish, save_weights, busy = keeping.publish, loop.save_weights, []
+    writing = threading.Lock()
+
+    def slowly(*arguments: Any) -> None:
+        with writing:
+            time.sleep(0.3)
+            publish(*arguments)
+
+    def looking(*arguments: Any) -> Path:
+        busy.append(writing.locked())
+        return save_weights(*arguments)
+
+    monkeypatch.setattr(keeping, "publish", slowly)
+    monkeypatch.setattr(loop, "save_weights", looking)
+    train(small_recipe(5), corpus, MIXTURE, seed=0, folder=tmp_path, checkpoint_seconds=0.0)
+    assert busy == [False]
 
 
 def test_the_folder_of_another_run_is_refused(corpus: TokenisedCorpus, tmp_path: Path) -> None:
