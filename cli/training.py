@@ -4,27 +4,22 @@ The run is written into its folder as a spec and trained here, or by several pro
 torchrun starts. Whatever ends it, the same command goes on from its last checkpoint.
 """
 
-import json
 import shlex
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cli.errors import CommandFailed
 from cli.mixtures import schedule
-from cli.showing import print_lines, table
+from cli.training_output import Bar, Event, show
 from mixlab.errors import InvalidRecipe, MissingFile
 from mixlab.recipes import recipe as recipe_named
 
@@ -38,62 +33,72 @@ GRACE_SECONDS = 90.0  # for the checkpoint of processes that are stopped
 PORT = 29_500
 TAIL_BYTES = 2000
 
-Event = Mapping[str, Any]
+
+Corpus = Annotated[
+    Path | None, typer.Option(help="Folder of a tokenised corpus; HOME/corpora/ID of one.")
+]
+Recipe = Annotated[str | None, typer.Option(help="One that `mixlab recipe list` names.")]
+Mixture = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|JSON|DOMAIN=SHARE,...",
+        help="A mixture, a solution, or a schedule of mixtures.",
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="The run's folder; runs/RECIPE where none is given.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of weights and batches; 0.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Weight updates, instead of the recipe's.")]
+MaxEpochs = Annotated[
+    float | None, typer.Option(help="End before a domain is read more often than that.")
+]
+BranchFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER@STEP",
+        help="Go on from another run's checkpoint, with its corpus, recipe, mixture and seed.",
+    ),
+]
+DecaySteps = Annotated[
+    int | None, typer.Option(min=1, help="Let the branch's rate fall over so many updates.")
+]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Here, by torchrun. Without it: one per GPU, or one.")
+]
+Hosts = Annotated[
+    int, typer.Option(min=1, help="Above 1: only write the spec and say what to start where.")
+]
+Sharding = Annotated[str, typer.Option(help="Of weights over processes: auto, replicate or shard.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of a process.")]
+CheckpointSeconds = Annotated[float, typer.Option(min=0, help="A kill loses at most that much.")]
+KeepLast = Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")]
+Milestone = Annotated[
+    list[int] | None, typer.Option(help="A step whose checkpoint stays for ever; repeat it.")
+]
+Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or mlflow; repeat it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def train(
-    corpus: Annotated[
-        Path | None, typer.Option(help="Folder of a tokenised corpus; HOME/corpora/ID of one.")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="One that `mixlab recipe list` names.")] = None,
-    mixture: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|JSON|DOMAIN=SHARE,...",
-            help="A mixture, a solution, or a schedule of mixtures.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; runs/RECIPE where none is given.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and batches; 0.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Weight updates, instead of the recipe's.")
-    ] = None,
-    max_epochs: Annotated[
-        float | None, typer.Option(help="End before a domain is read more often than that.")
-    ] = None,
-    branch_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER@STEP",
-            help="Go on from another run's checkpoint, with its corpus, recipe, mixture and seed.",
-        ),
-    ] = None,
-    decay_steps: Annotated[
-        int | None, typer.Option(min=1, help="Let the branch's rate fall over so many updates.")
-    ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Here, by torchrun. Without it: one per GPU, or one.")
-    ] = None,
-    hosts: Annotated[
-        int, typer.Option(min=1, help="Above 1: only write the spec and say what to start where.")
-    ] = 1,
-    sharding: Annotated[
-        str, typer.Option(help="Of weights over processes: auto, replicate or shard.")
-    ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a process.")] = None,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="A kill loses at most that much.")
-    ] = 30.0,
-    keep_last: Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")] = 2,
-    milestone: Annotated[
-        list[int] | None, typer.Option(help="A step whose checkpoint stays for ever; repeat it.")
-    ] = None,
-    tracker: Annotated[
-        list[str] | None, typer.Option(help="tensorboard, wandb or mlflow; repeat it.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    corpus: Corpus = None,
+    recipe: Recipe = None,
+    mixture: Mixture = None,
+    out: Out = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    max_epochs: MaxEpochs = None,
+    branch_from: BranchFrom = None,
+    decay_steps: DecaySteps = None,
+    processes: Processes = None,
+    hosts: Hosts = 1,
+    sharding: Sharding = "auto",
+    threads: Threads = None,
+    checkpoint_seconds: CheckpointSeconds = 30.0,
+    keep_last: KeepLast = 2,
+    milestone: Milestone = None,
+    tracker: Tracker = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a recipe on a mixture. Ctrl-C makes a checkpoint; the same command goes on from it."""
     from mixlab.training.launching import visible_gpus
@@ -115,9 +120,9 @@ def train(
         _tell_hosts(path, hosts, processes)
         return
     console = Console(stderr=True)
-    with stopping(console) as stop, Bar(console, spec) as bar:
+    with stopping(console) as stop, Bar(console, spec.recipe.name) as bar:
         ended = _run(spec, path, processes, bar, stop)
-    _show(spec, ended, as_json)
+    show(spec.folder, ended, as_json)
 
 
 def _numbers(
@@ -225,51 +230,6 @@ def stopping(console: Console) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-class Bar:
-    """The run's progress on a terminal: step, loss, tokens per second, MFU, time left."""
-
-    def __init__(self, console: Console, spec: "RunSpec") -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._progress.add_task(escape(spec.recipe.name), total=None, told="starting")
-
-    def __enter__(self) -> "Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, event: Event) -> None:
-        """Show what an event says."""
-        if event["event"] == "progress":
-            self._progress.update(
-                self._task, completed=event["step"], total=event["steps"], told=pace_of(event)
-            )
-        elif event["event"] == "observation":
-            losses = event["losses_nats"].items()
-            shown = ", ".join(f"{escape(name)} {loss:.4f}" for name, loss in losses)
-            self._progress.console.print(f"step {event['step']}: {shown} nats", soft_wrap=True)
-
-
-def pace_of(event: Event) -> str:
-    """Loss, tokens per second and MFU as one short text."""
-    loss, mfu = event["train_loss_nats"], event.get("mfu")
-    parts = [
-        f"{event['step']}/{event['steps']}",
-        "" if loss is None else f"loss {loss:.3f}",
-        f"{event['tokens_per_second']:,.0f} tokens/s",
-        "" if mfu is None else f"MFU {100 * mfu:.1f} %",
-    ]
-    return "  ".join(part for part in parts if part)
-
-
 def _run(spec: "RunSpec", path: Path, processes: int, emit: Bar, stop: Callable[[], bool]) -> Event:
     """Train here or in several processes; the last event."""
     from mixlab.training.launching import Ranks, RanksCrashed
@@ -292,71 +252,3 @@ def _run(spec: "RunSpec", path: Path, processes: int, emit: Bar, stop: Callable[
                 f"{problem} The same command goes on from the last checkpoint. {log} ends with:\n"
                 f"{log.read_bytes()[-TAIL_BYTES:].decode(errors='replace')}"
             ) from problem
-
-
-def _show(spec: "RunSpec", ended: Event, as_json: bool) -> None:
-    if as_json:
-        shown = {name: value for name, value in ended.items() if name != "event"}
-        typer.echo(json.dumps({"folder": str(spec.folder), **shown}, indent=2))
-        return
-    console = Console()
-    if ended.get("observations"):
-        print_losses(console, ended["observations"])
-    if ended.get("consumed"):
-        print_consumed(console, ended["consumed"])
-    print_lines(console, list(_lines(spec, ended)), "run")
-
-
-def _lines(spec: "RunSpec", ended: Event) -> Iterator[str]:
-    """How the run ended, in words."""
-    if ended["event"] == "stopped":
-        step = f" after step {ended['step']}" if "step" in ended else ""
-        yield f"stopped{step}; a checkpoint is kept, and the same command goes on from it:"
-        yield shlex.join(["mixlab", *sys.argv[1:]])
-        return
-    if ended["note"]:
-        yield ended["note"]
-    mfu = ended["mfu"]
-    yield (
-        f"{ended['step']} steps in {ended['seconds']:,.1f} s, "
-        f"{ended['tokens_per_second']:,.0f} tokens/s, {ended['execution']}"
-        + ("" if mfu is None else f", MFU {100 * mfu:.1f} % ({ended['mfu_formula']})")
-    )
-    yield f"weights {ended['weights']}, checkpoints and metrics beside them"
-
-
-def print_losses(console: Console, observations: Sequence[Mapping[str, Any]]) -> None:
-    """Validation losses by domain: the first, the last and the best evaluation's."""
-    first, last = observations[0], observations[-1]
-    steps = [f"step {one['step']}" for one in (first, last)]
-    shown = table("Validation loss, nats per token", "domain", *dict.fromkeys(steps))
-    for domain in last["losses_nats"]:
-        losses = [one["losses_nats"][domain] for one in (first, last)]
-        shown.add_row(escape(domain), *[f"{loss:.4f}" for loss in losses[: len(set(steps))]])
-    console.print(shown)
-
-
-def print_consumed(console: Console, consumed: Sequence[Mapping[str, Any]]) -> None:
-    """Tokens that the run has read, by domain and epoch; like epochs in one row."""
-    found = epochs_of(consumed)
-    total = sum(sum(epochs.values()) for epochs in found.values())
-    shown = table("Tokens consumed", "domain", "epoch", "tokens each", "share of run")
-    for domain, epochs in found.items():
-        for tokens, alike in groupby(sorted(epochs), key=epochs.__getitem__):
-            first, *more = alike
-            last = [first, *more][-1]
-            name = f"{first + 1}" if first == last else f"{first + 1} to {last + 1}"
-            share = f"{100 * tokens * (1 + len(more)) / total:.1f} %"
-            shown.add_row(escape(domain), name, f"{tokens:,}", share)
-    console.print(shown)
-
-
-def epochs_of(consumed: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, int]]:
-    """Tokens by domain and by epoch, counted from 0, over all ranges of steps."""
-    found: dict[str, dict[int, int]] = {}
-    for part in consumed:
-        for domain, epochs in part["epochs"].items():
-            seen = found.setdefault(domain, {})
-            for one in epochs:
-                seen[one["epoch"]] = seen.get(one["epoch"], 0) + one["tokens"]
-    return found
