@@ -1,9 +1,12 @@
 """Checkpoints are whole or not there, proved before they are used, and never run code."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mixlab.errors import InvalidRecipe, MissingFile, NotWritten, TruncatedFile
+from mixlab.errors import Conflict, InvalidRecipe, MissingFile, NotWritten, TruncatedFile
 from mixlab.training.checkpoints import Checkpoints, keeping, states
+from mixlab.training.checkpoints.folders import locked
 from mixlab.training.parallel import World
 from mixlab.training.weights import save_weights
 
@@ -352,3 +356,34 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(small_disk: Path) -> No
     with checkpoints(small_disk) as kept:
         kept.save(2, run.module, run.optimiser, {"step": 2})
     assert resumed(small_disk)[1] == {"step": 2}
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    code = "import sys; from mixlab.training.checkpoints.folders import *; from pathlib import Path"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; locked(Path(sys.argv[1])); print(1, flush=True); input()",
+         str(root)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(Conflict, match=f"Another process trains in {tmp_path}"):
+        locked(root, seconds=0.2)
+    # However it ends, the folder is free again, also for one who came too early.
+    threading.Timer(0.3, holder.kill).start()
+    with checkpoints(tmp_path), pytest.raises(Conflict):
+        locked(root, seconds=0)
+    holder.communicate()
+    descriptor = locked(root, seconds=0)
+    assert descriptor is not None
+    os.close(descriptor)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(NotWritten, match=r"can't be made .*give the run another folder"),
+        checkpoints(tmp_path / "file"),
+    ):
+        pass

@@ -12,22 +12,25 @@ Nothing is pickled, so reading one runs no code. Limits: ranks on several hosts 
 shared folder whose renames are atomic (a local disk, NFS, Lustre; not an object store).
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mixlab.corpora.shards import file_sha256
-from mixlab.errors import InvalidRecipe, TruncatedFile
+from mixlab.errors import Conflict, InvalidRecipe, NotWritten, TruncatedFile
 
 FORMAT = 1
 RECORD = "run.json"
 WRITING, DROPPED, REPLACED = ".writing-", ".dropped-", ".replaced-"
 STEP = re.compile(r"step-(\d{9,})")
+LOCK_SECONDS = 10.0  # that a run before may take to end, once it was killed
 
 Entries = dict[str, dict[str, Any]]  # file name -> {"bytes", "sha256"}
 
@@ -43,6 +46,37 @@ def steps_in(root: Path) -> list[int]:
         return []
     found = [STEP.fullmatch(entry.name) for entry in root.iterdir() if entry.is_dir()]
     return sorted(int(match[1]) for match in found if match)
+
+
+def locked(root: Path, seconds: float = LOCK_SECONDS) -> int | None:
+    """Hold the folder until the descriptor is closed, or the process ends, however it does.
+
+    None where the file system has no locks. Raises Conflict where another process of this
+    machine still holds it after so many seconds, and NotWritten where there can't be a folder.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(root, os.O_RDONLY)
+    except OSError as error:
+        raise NotWritten(
+            f"{root} can't be made ({error.strerror or error}); give the run another folder."
+        ) from error
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                os.close(descriptor)
+                raise Conflict(
+                    f"Another process trains in {root.parent}; wait for it, stop it, or give this "
+                    "run a folder of its own."
+                ) from None
+            time.sleep(0.1)
+        except OSError:  # NFS and others, as they are mounted
+            os.close(descriptor)
+            return None
 
 
 def remove_leftovers(root: Path) -> None:

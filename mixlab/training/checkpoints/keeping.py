@@ -10,6 +10,7 @@ Limits: where memory doesn't hold the copy, the save waits until it is written.
 
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Collection, Mapping
@@ -28,6 +29,7 @@ from mixlab.training.checkpoints.folders import (
     describe,
     drop,
     folder_name,
+    locked,
     publish,
     read_record,
     remove_leftovers,
@@ -51,7 +53,7 @@ class Checkpoints:
 
     `identity` says which run it is: recipe, mixture, seed, corpus. Without it any run's are read,
     as when a branch starts from another run. Close it, or use it as a context: a save that is in
-    flight is finished then.
+    flight is finished then. As a context it is the only one of its folder on this machine.
     """
 
     def __init__(
@@ -71,14 +73,28 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._stager: Any = None
+        self._lock: int | None = None
 
     def __enter__(self) -> Self:
+        self.world.together(self._take)
         return self
+
+    def _take(self) -> None:
+        if self.world.main:
+            self._lock = locked(self.root)
 
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        if kind is None:
+        try:
+            self._end(failed=kind is not None)
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _end(self, *, failed: bool) -> None:
+        if not failed:
             self.close()
             return
         # Another rank may be the reason, and never answer.
