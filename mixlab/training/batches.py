@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mixlab.corpora.sampling import Sampler
 from mixlab.recipes import Recipe
+from mixlab.training.data import check_tokens
 from mixlab.training.parallel import World
 from mixlab.training.placement import micro_batch
 
@@ -61,7 +62,9 @@ class Batches:
             at_most=self._at_most,
         )
         parts = [np.arange(sequences)[rows] for rows in self.world.parts(sequences, at_once)]
-        tokens = torch.from_numpy(self.sampler.batch(step - 1, rows=np.concatenate(parts)))
+        read = self.sampler.batch(step - 1, rows=np.concatenate(parts))
+        check_tokens(int(read.max()), self.recipe, f"The training tokens of update {step}")
+        tokens = torch.from_numpy(read)
         if self.world.device.type == "cuda":
             tokens = tokens.pin_memory()
         return list(torch.split(tokens, [len(part) for part in parts]))

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from mixlab.corpora.sampling import Sampler
-from mixlab.errors import DomainTooSmall, InvalidRecipe
+from mixlab.errors import DomainTooSmall, InvalidRecipe, TruncatedFile
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.schedules import MixtureSchedule
@@ -20,6 +20,19 @@ def check_vocabulary(recipe: Recipe, corpus: TokenCorpus) -> None:
         raise InvalidRecipe(
             f"{recipe.name} has a vocabulary of {size}, but the corpus uses {corpus.vocabulary} "
             "tokens; use Recipe.for_vocabulary()."
+        )
+
+
+def check_tokens(highest: int, recipe: Recipe, of: str) -> None:
+    """Raise TruncatedFile for a token without a place in the vocabulary; `of` says which hold it.
+
+    The corpus promises less, so that its shards are damaged; on a GPU it would end the process.
+    """
+    size = recipe.architecture.vocabulary
+    if highest >= size:
+        raise TruncatedFile(
+            f"{of} hold the token {highest}, but the vocabulary ends at {size - 1}; the corpus's "
+            "shards are damaged: tokenise again."
         )
 
 
@@ -45,11 +58,14 @@ def sampler_of(
 
 def validation_of(recipe: Recipe, corpus: TokenCorpus) -> Validation:
     """The windows on which every run of the recipe is measured, of all the corpus's domains."""
-    return Validation(
+    found = Validation(
         {name: corpus.stream(name, "validation") for name in corpus.domains},
         context=recipe.architecture.context,
         tokens_per_domain=recipe.evaluation_tokens,
     )
+    check_tokens(int(found.targets.max()), recipe, "The validation tokens")
+    check_tokens(int(found.inputs.max()), recipe, "The validation tokens")
+    return found
 
 
 def last_step(recipe: Recipe, sampler: Sampler) -> tuple[int, str]:
@@ -70,6 +86,16 @@ def last_step(recipe: Recipe, sampler: Sampler) -> tuple[int, str]:
             f"Already {why}; add text, give it a smaller share, or allow more epochs."
         )
     return last, f"It ended after update {last}: {why}."
+
+
+def check_reached(step: int, last: int, sampler: Sampler) -> None:
+    """Raise InvalidRecipe where a run has made more updates than `max_epochs` now lets it."""
+    if step > last:
+        raise InvalidRecipe(
+            f"The run has made {step} updates already, but with max_epochs "
+            f"{sampler.max_epochs:g} it ends after {last}; allow more epochs, or give it another "
+            "folder."
+        )
 
 
 def mixture_until(step: int, schedule: MixtureSchedule, sampler: Sampler) -> Mixture:

@@ -30,6 +30,7 @@ from mixlab.schedules import MixtureSchedule
 from mixlab.training.branches import Branch, check_branch, trunk_identity
 from mixlab.training.checkpoints import Checkpoints
 from mixlab.training.data import (
+    check_reached,
     check_vocabulary,
     consumed_by,
     last_step,
@@ -55,7 +56,7 @@ from mixlab.training.records import TokenCorpus, TrainingResult
 from mixlab.training.reporting import Reporter, mean, tokens_per_second
 from mixlab.training.state import RunState, identity_of
 from mixlab.training.trackers import Tracker
-from mixlab.training.weights import WEIGHTS, save_weights
+from mixlab.training.weights import WEIGHTS, keep_weights, save_weights
 
 LOOK_EVERY_STEPS = 10
 
@@ -173,8 +174,16 @@ class _Run:
             if self.checkpoints is not None:
                 opened.enter_context(self.checkpoints)
             self._begin()
-            stopped = self._go_on() if self.state.step < self.last else False
+            stopped = self._go_on() if self.state.step < self.last else self._was_done()
         return self._result(stopped)
+
+    def _was_done(self) -> bool:
+        """A run that was done keeps its weights; False, since nothing stops it."""
+        check_reached(self.state.step, self.last, self.sampler)
+        if self.options.folder is not None:
+            run = {"identity": self.identity, **self.state.to_record()}
+            keep_weights(self.options.folder, self.engine.module, run, self.world)
+        return False
 
     def _begin(self) -> None:
         """Fill weights and state from the newest checkpoint, or the trunk's."""
@@ -207,11 +216,8 @@ class _Run:
         clock, seconds_before = self.options.clock, self.state.seconds
         began = saved = clock()
         self.reporter.begin(self.state, self.engine, began)
-        if (
-            self.recipe.on_anomaly == "roll_back"
-            and self.checkpoints
-            and not self.checkpoints.steps()
-        ):
+        kept = self.checkpoints if self.recipe.on_anomaly == "roll_back" else None
+        if kept and not kept.steps():
             self._save(wait=True)
         while self.state.step < self.last:
             found = self._advance()

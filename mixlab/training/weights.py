@@ -36,6 +36,12 @@ def save_weights(folder: Path, module: nn.Module, run: dict[str, Any], world: Wo
     return file
 
 
+def keep_weights(folder: Path, module: nn.Module, run: dict[str, Any], world: World) -> None:
+    """Write the weights again where somebody took them away."""
+    if world.any(world.main and not (folder / WEIGHTS).is_file()):
+        save_weights(folder, module, run, world)
+
+
 def load_weights(file: Path, module: nn.Module) -> None:
     """Fill a model of the same shape, held by one process, from `weights.safetensors`.
 

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, load_file
 
 from mixlab.corpora.shards import TokenisedCorpus, write_corpus
-from mixlab.errors import Diverged, DomainTooSmall, InvalidMixture, InvalidRecipe
+from mixlab.errors import Diverged, DomainTooSmall, InvalidMixture, InvalidRecipe, TruncatedFile
 from mixlab.mixture import Mixture
 from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training import TrainingProgress, TrainingResult, placement, train
@@ -19,7 +21,7 @@ from mixlab.training.decoder import Decoder
 from mixlab.training.objective import NextTokenLoss, recompute
 from mixlab.training.parallel import World
 from mixlab.training.weights import load_weights
-from tests.training.conftest import END, VOCABULARY, small_recipe
+from tests.training.conftest import END, VOCABULARY, small_recipe, write_small_corpus
 
 
 def losses(result: TrainingResult) -> list[dict[str, float]]:
@@ -348,3 +350,37 @@ def test_reading_ahead_of_the_last_update_does_no_harm(
     batches = Batches(sampler, small_recipe(200), world, ahead=True)
     assert len(batches.of(last)) == 1
     batches.close()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_token_beyond_the_vocabulary_is_a_damaged_shard(
+    tmp_path: Path, mixture: Mixture, split: str
+) -> None:
+    damaged = write_small_corpus(tmp_path)
+    shard = damaged.shards("noise", split)[0]
+    tokens = np.load(tmp_path / shard.entry.file)
+    tokens[-2000:] = 60_000
+    np.save(tmp_path / shard.entry.file, tokens)
+    with pytest.raises(TruncatedFile, match=rf"{split}.*token 60000, but the vocabulary ends"):
+        train(small_recipe(), damaged, mixture, seed=0, threads=1)
+
+
+def test_weights_of_a_finished_run_that_were_taken_away_are_written_again(
+    corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path
+) -> None:
+    first = train(small_recipe(4), corpus, mixture, seed=0, threads=1, folder=tmp_path)
+    assert first.weights is not None
+    before = first.weights.read_bytes()
+    first.weights.unlink()
+    again = train(small_recipe(4), corpus, mixture, seed=0, threads=1, folder=tmp_path)
+    assert again.weights is not None
+    assert load_file(again.weights).keys() == load(before).keys()
+    assert all(torch.equal(load(before)[name], v) for name, v in load_file(again.weights).items())
+
+
+def test_a_run_that_went_beyond_its_new_epochs_is_refused(
+    corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path
+) -> None:
+    train(small_recipe(60), corpus, mixture, seed=0, threads=1, folder=tmp_path)
+    with pytest.raises(InvalidRecipe, match=r"made 60 updates already, but with max_epochs 0.5"):
+        train(small_recipe(60), corpus, mixture, seed=0, threads=1, folder=tmp_path, max_epochs=0.5)
