@@ -26,6 +26,8 @@ import numpy as np
 from mixlab.errors import InvalidMixture
 from mixlab.mixture import Array, Mixture
 
+MOST_TOKENS = 2**63 - 1  # what 64 bits count
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -68,10 +70,13 @@ class MixtureSchedule:
             raise InvalidMixture("A mixture schedule needs at least one stage.")
         for number, stage in enumerate(self.stages, start=1):
             self._check(number, stage)
+        tokens = sum((stage.tokens or stage.ramp_tokens) for stage in self.stages)
+        if tokens > MOST_TOKENS:
+            raise InvalidMixture(f"A schedule of {tokens} tokens is longer than anything counts.")
 
     def _check(self, number: int, stage: Stage) -> None:
         for tokens in (stage.tokens or 0, stage.ramp_tokens):
-            if not isinstance(tokens, int):
+            if not isinstance(tokens, int) or isinstance(tokens, bool):
                 raise InvalidMixture(
                     f"Stage {number} counts {tokens!r} tokens; tokens are whole numbers."
                 )
@@ -85,7 +90,7 @@ class MixtureSchedule:
         self._check_ramp(number, stage)
 
     def _check_ramp(self, number: int, stage: Stage) -> None:
-        longest = stage.ramp_tokens if stage.tokens is None else stage.tokens
+        longest = MOST_TOKENS if stage.tokens is None else stage.tokens
         if not 0 <= stage.ramp_tokens <= longest:
             raise InvalidMixture(
                 f"Stage {number} has a ramp of {stage.ramp_tokens} tokens; give 0 to {longest}."

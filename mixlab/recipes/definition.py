@@ -25,6 +25,8 @@ Anomaly = Literal["fail", "skip", "roll_back"]
 # smaller share of the newest gradient would be rounded away, and moments would never shrink.
 BFLOAT16_LEAST_NEWS = 2.0**-8
 
+MOST_TOKENS = 2**63 - 1  # what 64 bits count, in batches as in the ledger
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -128,6 +130,8 @@ class Recipe:
         end points, each for its decay alone. Raises InvalidRecipe where the rate has already
         left its peak at `after`, or the warm-up isn't over.
         """
+        if decay_steps < 1:
+            raise InvalidRecipe(f"A decay needs at least 1 update, not {decay_steps}.")
         plateau = (self.warmup_steps, self.steps - self.decay_steps)
         if self.schedule == "cosine":
             raise InvalidRecipe(
@@ -196,13 +200,17 @@ def _counts(recipe: Recipe) -> Iterator[str]:
 
 def _evaluations(recipe: Recipe) -> Iterator[str]:
     steps = recipe.evaluation_steps
-    if not steps or not _rising(steps) or steps[0] < 1 or steps[-1] > recipe.steps:
-        yield f"evaluation_steps must rise from at least 1 to at most {recipe.steps}, not {steps}."
+    if not steps or not _rising(steps) or steps[-1] > recipe.steps or not _whole(steps):
+        yield (
+            f"evaluation_steps must be whole numbers that rise from at least 1 to at most "
+            f"{recipe.steps}, not {steps}."
+        )
 
 
 def _batches(recipe: Recipe) -> Iterator[str]:
     firsts = [first for first, _ in recipe.batch_stages]
-    if firsts and (not _rising(firsts) or firsts[0] < 2 or firsts[-1] > recipe.steps):
+    sound = _rising(firsts) and _whole(firsts) and 1 not in firsts
+    if firsts and not (sound and firsts[-1] <= recipe.steps):
         yield (
             f"batch_stages must begin at rising updates from 2 to {recipe.steps}, not at "
             f"{firsts}; batch_sequences is the size before the first of them."
@@ -210,6 +218,9 @@ def _batches(recipe: Recipe) -> Iterator[str]:
     for first, sequences in recipe.batch_stages:
         if not whole(sequences, 1):
             yield f"the batch from update {first} on must be at least 1 sequence, not {sequences}."
+            return
+    if recipe.tokens > MOST_TOKENS:
+        yield f"a run of {recipe.tokens} tokens is longer than anything counts; take fewer steps."
 
 
 def _rates(recipe: Recipe) -> Iterator[str]:
@@ -272,6 +283,9 @@ def _maximal_update(recipe: Recipe) -> Iterator[str]:
 def _guards(recipe: Recipe) -> Iterator[str]:
     yield from _one_of(recipe, "precision")
     yield from _one_of(recipe, "on_anomaly")
+    for name in ("compiled", "activation_checkpointing"):
+        if not isinstance(getattr(recipe, name), bool):
+            yield f"{name} must be true or false, not {getattr(recipe, name)!r}."
     spike = recipe.spike_nats
     if spike is not None and not (isfinite(spike) and spike > 0):
         yield f"spike_nats must be a finite number above 0, not {spike}; None is no limit."
@@ -284,6 +298,10 @@ def _one_of(recipe: Recipe, field: str) -> Iterator[str]:
     value, known = getattr(recipe, field), get_args(kinds[field])
     if value not in known:
         yield f"{field} must be one of {', '.join(known)}, not {value!r}."
+
+
+def _whole(values: Iterable[object]) -> bool:
+    return all(whole(value, 1) for value in values)
 
 
 def _rising(values: Iterable[int]) -> bool:

@@ -69,7 +69,10 @@ class Architecture:
         if name in ("rope_theta", "norm_epsilon"):
             if not (math.isfinite(value) and value > 0):
                 raise InvalidRecipe(f"{name} must be a finite number above 0, not {value}.")
-        elif name != "tied_head" and not whole(value, 1):
+        elif name == "tied_head":
+            if not isinstance(value, bool):
+                raise InvalidRecipe(f"tied_head must be true or false, not {value!r}.")
+        elif not whole(value, 1):
             raise InvalidRecipe(f"{name} must be a whole number of at least 1, not {value}.")
 
     @property

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 from mixlab.errors import InvalidRecipe, MissingFile, TruncatedFile
 from mixlab.recipes import Recipe
+from mixlab.recipes.shape import whole
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.branches import Branch
 from mixlab.training.trackers import check_trackers
@@ -50,13 +51,29 @@ class RunSpec:
         check_trackers(self.trackers, self.folder)
         if self.sharding not in SHARDINGS:
             raise InvalidRecipe(f"sharding is auto, replicate or shard, not {self.sharding!r}.")
-        least = {"checkpoint_seconds": 0, "keep_last": 1, "seed": 0, "threads": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise InvalidRecipe(f"{name} must be at least {low}, not {value}.")
+        self._check_numbers()
+        if not self.checkpoint_seconds >= 0:
+            raise InvalidRecipe(
+                f"checkpoint_seconds must be at least 0, not {self.checkpoint_seconds}."
+            )
         if self.max_epochs is not None and not self.max_epochs > 0:
             raise InvalidRecipe(f"max_epochs must be above 0, not {self.max_epochs}.")
+
+    def _check_numbers(self) -> None:
+        for name, (low, high) in _WHOLE.items():
+            value = getattr(self, name)
+            if name == "threads" and value is None:
+                continue
+            if not whole(value, low) or value > high:
+                raise InvalidRecipe(
+                    f"{name} must be a whole number from {low} to {high}, not {value!r}."
+                )
+        recipe = self.recipe if self.start is None else self.start.recipe(self.recipe)
+        for step in self.milestones:
+            if not whole(step, 1) or step > recipe.steps:
+                raise InvalidRecipe(
+                    f"A milestone is one of the run's updates, 1 to {recipe.steps}, not {step!r}."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form that `from_dict` reads back."""
@@ -104,12 +121,16 @@ class RunSpec:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as problem:
-            raise TruncatedFile(f"{path} is no JSON: {problem}.") from problem
+            raise TruncatedFile(
+                f"{path} is no JSON: {problem}. Delete it; `mixlab train` writes it again."
+            ) from problem
         if not isinstance(value, dict):
             raise InvalidRecipe(f"{path} holds a {type(value).__name__}, not a run's description.")
         return cls.from_dict(value, path.absolute().parent)
 
 
+# Seeds beyond are none of torch's; so many threads are a slip, and a hundred thousand a crash.
+_WHOLE = {"keep_last": (1, 10**9), "seed": (0, 2**63 - 1), "threads": (1, 1024)}
 _PATHS = ("corpus", "folder", "events")
 
 

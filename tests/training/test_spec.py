@@ -1,6 +1,7 @@
 """A run's spec: what is written is read back, and what can't be followed is refused in words."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -66,14 +67,41 @@ Change = Callable[[dict[str, Any]], object]
         (lambda v: v.pop("corpus"), InvalidRecipe, "KeyError: 'corpus'"),
         (lambda v: v.update(optimizer="sgd"), InvalidRecipe, "optimizer"),
         (lambda v: v.update(folder=7), InvalidRecipe, "TypeError"),
-        (lambda v: v.update(seed=-1), InvalidRecipe, "seed must be at least 0"),
-        (lambda v: v.update(keep_last=0), InvalidRecipe, "keep_last must be at least 1"),
-        (lambda v: v.update(threads="two"), InvalidRecipe, "TypeError"),
+        (lambda v: v.update(seed=-1), InvalidRecipe, "seed must be a whole number from 0"),
+        (lambda v: v.update(seed=2**63), InvalidRecipe, "seed must be a whole number from 0"),
+        (lambda v: v.update(seed=1.5), InvalidRecipe, "not 1.5"),
+        (lambda v: v.update(keep_last=None), InvalidRecipe, "keep_last .* not None"),
+        (lambda v: v.update(threads=100_000), InvalidRecipe, "threads .* to 1024, not 100000"),
+        (lambda v: v.update(checkpoint_seconds=math.nan), InvalidRecipe, "at least 0, not nan"),
+        (lambda v: v.update(milestones=[41]), InvalidRecipe, "updates, 1 to 40, not 41"),
+        (lambda v: v.update(milestones=[0]), InvalidRecipe, "updates, 1 to 40, not 0"),
+        (lambda v: v.update(milestones=["a"]), InvalidRecipe, "not 'a'"),
+        (
+            lambda v: v.update(start={"folder": "a", "step": "9", "decay_steps": 5}),
+            InvalidRecipe,
+            "TypeError",
+        ),
+        (
+            lambda v: v.update(start={"folder": "a", "step": 9, "decay_steps": 0}),
+            InvalidRecipe,
+            "at least 1 update, not 0",
+        ),
+        (lambda v: v.update(keep_last=0), InvalidRecipe, "keep_last must be a whole number from 1"),
+        (lambda v: v.update(threads="two"), InvalidRecipe, "threads .* not 'two'"),
         (lambda v: v.update(max_epochs=0), InvalidRecipe, "max_epochs must be above 0"),
         (lambda v: v.update(sharding="tensor"), InvalidRecipe, "auto, replicate or shard"),
         (lambda v: v.update(trackers=["abacus"]), InvalidRecipe, "abacus"),
         (lambda v: v.update(start={"step": 3}), InvalidRecipe, "folder"),
         (lambda v: v["recipe"].update(steps=0), InvalidRecipe, "steps"),
+        (lambda v: v["recipe"].update(steps=10**18), InvalidRecipe, "longer than anything"),
+        (lambda v: v["recipe"].update(evaluation_steps=[1.5]), InvalidRecipe, "evaluation_steps"),
+        (lambda v: v["recipe"].update(batch_stages=[[2.5, 9]]), InvalidRecipe, "batch_stages"),
+        (lambda v: v["recipe"].update(compiled="no"), InvalidRecipe, "compiled must be true"),
+        (
+            lambda v: v["recipe"]["architecture"].update(tied_head="no"),
+            InvalidRecipe,
+            "tied_head must be true",
+        ),
         (lambda v: v["recipe"].pop("steps"), InvalidRecipe, "steps"),
         (lambda v: v.update(schedule={"stages": []}), InvalidMixture, "at least one stage"),
         (lambda v: v.update(schedule=None), InvalidMixture, "stages"),
