@@ -25,6 +25,7 @@ from mixlab.schedules import MixtureSchedule
 
 # Up to here repeated tokens teach almost as new ones do (Muennighoff et al., arXiv 2305.16264).
 MOST_EPOCHS = 4
+MOST_STEPS = 10**10  # of some million tokens each: what 64 bits count
 
 app = typer.Typer(
     name="batches",
@@ -76,7 +77,9 @@ class _Run:
 @app.command()
 def show(
     corpus: Corpus,
-    step: Annotated[int, typer.Option(min=1, help="The weight update, counted from 1.")],
+    step: Annotated[
+        int, typer.Option(min=1, max=MOST_STEPS, help="The weight update, counted from 1.")
+    ],
     mixture: MixtureOption = None,
     recipe_name: RecipeOption = None,
     seed: SeedOption = 0,
@@ -106,7 +109,10 @@ def show(
 def consumed(
     corpus: Corpus,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="So many updates from the first; the recipe's if none")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_STEPS, help="So many updates from the first; the recipe's if none"
+        ),
     ] = None,
     mixture: MixtureOption = None,
     recipe_name: RecipeOption = None,
@@ -162,7 +168,10 @@ def _run_in(folder: Path) -> _Run:
             str(identity["corpus"]),
         )
     except (ValueError, KeyError, TypeError, InvalidRecipe) as problem:
-        raise TruncatedFile(f"{records[-1]} names no run ({problem!r}).") from problem
+        raise TruncatedFile(
+            f"{records[-1]} names no run ({type(problem).__name__}: {problem}); "
+            "name another folder."
+        ) from problem
 
 
 def _row(slot: Placement) -> list[str]:

@@ -32,7 +32,7 @@ def schedule(given: str, option: str = "--mixture") -> MixtureSchedule:
         return _schedule_in(_parsed(text, option), option)
     path = Path(text)
     if path.is_file():
-        return _schedule_in(_parsed(path.read_text(encoding="utf-8"), str(path)), str(path))
+        return _schedule_in(_parsed(path.read_bytes(), str(path)), str(path))
     if "=" in text:
         return MixtureSchedule.of(Mixture(mixture(text, option)))
     raise MissingFile(
@@ -40,9 +40,16 @@ def schedule(given: str, option: str = "--mixture") -> MixtureSchedule:
     )
 
 
-def _parsed(text: str, where: str) -> Mapping[str, Any]:
+def _parsed(text: str | bytes, where: str) -> Mapping[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InvalidMixture(f"{where} gives {twice!r} twice; give each domain one share.")
+        return dict(pairs)
+
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=once)
     except ValueError as problem:
         raise TruncatedFile(f"{where} is no JSON: {problem}.") from problem
     if not isinstance(value, dict):

@@ -275,7 +275,9 @@ class TokenisedCorpus:
                 entries={entry.name: entry for entry in entries},
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise TruncatedFile(f"Manifest {path} can't be read ({error!r}).") from error
+            raise TruncatedFile(
+                f"Manifest {path} can't be read ({type(error).__name__}: {error}); tokenise again."
+            ) from error
 
     def entry(self, domain: str) -> DomainEntry:
         """A domain's counts and shards. Raises InvalidCorpus for a name that is not in it."""

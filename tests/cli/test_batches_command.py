@@ -143,3 +143,10 @@ def test_a_run_is_named_in_one_way(corpus: TokenisedCorpus, options: list[str]) 
     step = [] if "--step" in options else ["--step", "1"]
     result = RUN.invoke(app, ["batches", "show", str(corpus.folder), *options, *step])
     assert result.exit_code == 2
+
+
+def test_steps_beyond_what_64_bits_count_are_refused(corpus: TokenisedCorpus) -> None:
+    named = ["--mixture", "law=1", "--recipe", "proxy_smoke"]
+    for command, option in (("show", "--step"), ("consumed", "--steps")):
+        done = RUN.invoke(app, ["batches", command, str(corpus.folder), *named, option, "9" * 30])
+        assert done.exit_code == 2, done.output

@@ -83,6 +83,8 @@ class TestMixtures:
             ('{"objective_nats": "low"}', InvalidMixture, "no mixture"),
             ("{}", InvalidMixture, "no mixture"),
             ('{"counting": 0.5}', InvalidMixture, "sum to 1"),
+            ('{"noise": 0.3, "counting": 0.1, "counting": 0.7}', InvalidMixture, "twice"),
+            (sys.executable, TruncatedFile, "no JSON"),
             ('{"stages": []}', InvalidMixture, "at least one stage"),
         ],
     )
