@@ -13,10 +13,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from mixlab.errors import MixlabError
+from mixlab.errors import MixlabError, NotWritten
 from mixlab.training import events
 from mixlab.training.events import Event
 from mixlab.training.parallel import World
@@ -38,8 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to: Path | None = asked.events
 
     def tell(event: Event) -> None:
-        if to is not None:
+        if to is None:
+            return
+        try:
             events.write(to, event)
+        except OSError as problem:
+            raise NotWritten(
+                f"{to} takes no events ({problem.strerror}); name a file or a pipe that does."
+            ) from problem
 
     try:
         spec = RunSpec.read(asked.spec)
@@ -48,12 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with World.of_environment(sharding=spec.sharding) as world:
             run_spec(spec, emit=tell if world.main else _silent, stop=stop, world=world)
     except MixlabError as problem:
-        tell(events.of_error(problem))
         log.error("error: %s", problem)
+        with suppress(NotWritten):
+            tell(events.of_error(problem))
         return 1
     except Exception as problem:  # the process's outermost door: whoever started it is told
         log.exception("rank %d crashed", rank)
-        tell(events.of_crash(problem, rank))
+        with suppress(NotWritten):
+            tell(events.of_crash(problem, rank))
         return CRASHED
     return 0
 

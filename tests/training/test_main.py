@@ -154,3 +154,12 @@ def test_a_process_ends_with_its_standard_input(corpus: TokenisedCorpus, tmp_pat
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(10) == -signal.SIGKILL
+
+
+def test_a_place_that_takes_no_events_is_told_in_one_line(
+    corpus: TokenisedCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = written(corpus, tmp_path / "run")
+    assert main([str(spec), "--events", str(tmp_path / "gone" / "events")]) == 1
+    assert "takes no events (No such file or directory)" in caplog.text
+    assert "Traceback" not in caplog.text
