@@ -239,7 +239,10 @@ def _sharded(module: nn.Module, device: torch.device, recipe: Recipe) -> nn.Modu
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     half = torch.bfloat16 if in_bfloat16(device, recipe.precision) else None
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+    # The stream between blocks stays float32, as it does without shards.
+    policy = MixedPrecisionPolicy(
+        param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     decoder = cast(nn.Module, module.decoder)
     for block in cast(nn.ModuleList, decoder.blocks):
         fully_shard(block, mesh=mesh, mp_policy=policy)

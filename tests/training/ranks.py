@@ -12,10 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
+
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.training import TrainingProgress, placement, train
+from mixlab.training.decoder import Block
 from mixlab.training.parallel import World
 from tests.training.conftest import small_recipe
 
@@ -50,6 +54,13 @@ def run(world: World, corpus: TokenisedCorpus, folder: Path, job: dict[str, Any]
             (folder / "runs").write_text(str(os.getpid()))
         return first_says or told["terminated"]
 
+    formats: set[str] = set()
+
+    def look(module: object, _: object, stream: Tensor) -> None:
+        if isinstance(module, Block):
+            formats.add(str(stream.dtype))
+
+    looking = register_module_forward_hook(look)
     signal.signal(signal.SIGTERM, lambda *_: told.update(terminated=True))
     result = train(
         recipe_of(job),
@@ -63,8 +74,10 @@ def run(world: World, corpus: TokenisedCorpus, folder: Path, job: dict[str, Any]
         checkpoint_seconds=job.get("checkpoint_seconds", 30.0),
         world=replace(world, sharding=job.get("sharding", "auto")),
     )
+    looking.remove()
     if world.main:
         found = {
+            "stream": sorted(formats),
             "ended": result.ended,
             "training": training,
             "validation": [list(seen.losses_nats.values()) for seen in result.observations],

@@ -50,6 +50,19 @@ def test_under_bfloat16_autocast_it_is_near_float32() -> None:
     )
 
 
+def test_a_bfloat16_tables_gradient_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As FSDP gathers it: a sum over many chunks is rounded once, as that over one is."""
+    features, weight, targets = inputs(1000, torch.float32)
+    table = weight.detach().bfloat16().requires_grad_()
+    gradients = []
+    for rows in (1000, 2):
+        monkeypatch.setitem(head.CHUNK_BYTES, "cpu", rows * 11 * 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_sum(features, table, targets)
+        gradients.append(torch.autograd.grad(loss, table)[0].float())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=2**-7, atol=0.1)
+
+
 def test_token_losses_skip_padding() -> None:
     features, weight, targets = inputs(10, torch.float32)
     expected = F.cross_entropy(features @ weight.t(), targets, reduction="none")

@@ -181,6 +181,7 @@ def test_final_weights_are_whole_and_those_of_one_process(folder: Path) -> None:
 def test_sharded_bfloat16_learns_as_one_process_does(folder: Path) -> None:
     """Gathered in bfloat16, reduced in float32; rounding differs in its order."""
     one, many = found_in(folder, "whole-bfloat16"), found_in(folder, "sharded-bfloat16")
+    assert one["stream"] == many["stream"] == ["torch.float32"], "what blocks hand on"
     np.testing.assert_allclose(many["validation"], one["validation"], rtol=0, atol=0.02)
 
 
