@@ -6,6 +6,7 @@
 
 Attention: rotary positions (the half-split form of GPT-NeoX and of Llama in transformers),
 queries of `heads` heads over `kv_heads` shared keys and values, causal. No biases, no dropout.
+The products are those of kernels.py: torch's own, and faster ones where a CPU has them.
 
 Stacked runs: with `runs` every weight gains a leading axis (run, ...), and tokens of shape
 (run, sequence, place) go through all models at once, each through its own weights. The three
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mixlab.recipes import Architecture
+from mixlab.training.kernels import causal_attention, product
 
 HEAD_STD = 0.02
 EMBEDDING_STD = 1.0
@@ -161,10 +163,7 @@ class Attention(nn.Module):
         rows = self.heads + 2 * self.kv_heads
         heads = self.qkv(x).view(-1, places, rows, self.head_width).transpose(1, 2)
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-        grouped = self.heads != self.kv_heads
-        mixed = F.scaled_dot_product_attention(
-            rotated(q, rotation), rotated(k, rotation), v, is_causal=True, enable_gqa=grouped
-        )
+        mixed = causal_attention(rotated(q, rotation), rotated(k, rotation), v)
         out: Tensor = self.output(mixed.transpose(1, 2).reshape(x.shape))
         return out
 
@@ -194,7 +193,7 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shape (..., inputs) to (..., outputs); stacked (run, row, ...)."""
         if self.weight.ndim == 2:
-            return F.linear(x, self.weight)
+            return product(x, self.weight)
         return torch.bmm(x, self.weight.mT)
 
 

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixlab.training.kernels import add_product, product
+
 IGNORED = -1  # a target that is padding
 # Logits of one chunk: small enough for a core's cache, large enough for a device's cores.
 CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
@@ -76,12 +78,12 @@ class _ChunkedLoss(torch.autograd.Function):
         for rows in _chunks(features, weight):
             some = features[rows]
             losses, by_logits = _losses_and_gradient(
-                (some @ weight.t()).float(), targets[rows, None]
+                product(some, weight).float(), targets[rows, None]
             )
             total += losses.sum()
             by_logits = by_logits.to(some.dtype)
-            by_features[rows] = by_logits @ weight
-            by_weight += by_logits.t() @ some
+            by_features[rows] = product(by_logits, weight.t())
+            add_product(by_weight, by_logits.t(), some)
         ctx.save_for_backward(by_features, by_weight)
         return total
 
@@ -121,13 +123,13 @@ class _StackedLoss(torch.autograd.Function):
 def _losses_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Losses (row, 1) of logits (row, vocabulary) at targets (row, 1), and softmax - onehot.
 
-    Overwrites the logits with the gradient: one exponential and few passes over memory.
+    softmax goes over a row while it is in the cache. The largest probability is one over the sum
+    that the loss needs, and never too small to be told from 0.
     """
     highest = logits.amax(dim=1, keepdim=True)
     at_target = logits.gather(1, targets)
-    total = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
-    losses = total.log() + highest - at_target
-    gradient = logits.div_(total)
+    gradient = torch.softmax(logits, dim=1)
+    losses = highest - at_target - gradient.amax(dim=1, keepdim=True).log()
     gradient.scatter_add_(1, targets, torch.full_like(highest, -1.0))
     return losses, gradient
 
