@@ -1,6 +1,7 @@
 """A branch is the run that had its schedule from the start, and continues only its own trunk."""
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_a_branch_is_the_run_with_its_schedule_from_the_start(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert branch.observations[-1] == whole.observations[-1]
     assert branch.step == FORK + 10
+
+
+def test_a_branchs_pace_is_that_of_its_own_updates(
+    corpus: TokenisedCorpus, mixture: Mixture, trunk: Path
+) -> None:
+    seconds = count()  # each look at the clock takes one, so that each update does
+    branch = train(small_recipe(), corpus, mixture, seed=1, threads=1,
+                   start=Branch(trunk, FORK, 10), clock=lambda: float(next(seconds)))  # fmt: skip
+    assert branch.tokens_per_second == small_recipe().tokens_per_step
 
 
 def test_a_branch_resumes_without_its_trunk(

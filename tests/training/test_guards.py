@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training import TrainingResult, train
+from mixlab.training.checkpoints.folders import steps_in
 from mixlab.training.data import sampler_of
 from mixlab.training.decoder import Decoder
 from mixlab.training.guards import GRADIENT, LOSS, LOSSES_NEEDED, Guard
@@ -91,6 +93,41 @@ def test_a_spike_is_left_out_and_the_rest_is_trained(
     # The batch was read, and the ledger says both.
     assert sum(entry["tokens"]["noise"] for entry in result.consumed) == recipe.tokens_per_step
     assert sorted(step for entry in result.consumed for step in entry["skipped"]) == left_out
+
+
+def test_a_second_roll_back_leaves_out_what_the_first_did(
+    corpus: TokenisedCorpus, tmp_path: Path
+) -> None:
+    """Though it goes back to before both, and no checkpoint knows of the first."""
+    recipe = spiky("roll_back")
+    tokens = recipe.tokens_per_step
+    first, second = 15, 34
+    schedule = MixtureSchedule(
+        (
+            Stage(COUNTING, (first - 1) * tokens), Stage(NOISE, tokens),
+            Stage(COUNTING, (second - first - 1) * tokens), Stage(NOISE, tokens), Stage(COUNTING),
+        )
+    )  # fmt: skip
+    result = train(recipe, corpus, schedule, seed=1, threads=1, folder=tmp_path)
+    left_out = [*range(first - 7, first + 1), *range(second - 7, second + 1)]
+    assert [entry["step"] for entry in result.skipped] == left_out
+    assert_equal(weights(recipe, tmp_path), plain_loop(recipe, corpus, schedule, left_out))
+
+
+def test_after_a_roll_back_no_checkpoint_of_what_was_left_is_there(
+    corpus: TokenisedCorpus, tmp_path: Path
+) -> None:
+    """A kill would else go on from one, or a branch begin there."""
+    recipe, kept = spiky("roll_back"), []
+
+    def look() -> bool:
+        kept.append(set(steps_in(tmp_path / "checkpoints")))
+        return False
+
+    train(recipe, corpus, one_spike(recipe), seed=1, threads=1, folder=tmp_path, stop=look,
+          checkpoint_seconds=1e9, keep_last=9, milestones=(SPIKE - 8, SPIKE - 3))  # fmt: skip
+    gone = [before - after for before, after in pairwise(kept) if before - after]
+    assert gone == [{SPIKE - 3}]
 
 
 def test_how_often_checkpoints_are_made_changes_no_roll_back(
