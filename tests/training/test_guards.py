@@ -26,6 +26,7 @@ from mixlab.training.decoder import Decoder
 from mixlab.training.guards import GRADIENT, LOSS, LOSSES_NEEDED, Guard
 from mixlab.training.objective import NextTokenLoss
 from mixlab.training.optimiser import adamw, learning_rate
+from mixlab.training.state import RunState
 from mixlab.training.weights import load_weights
 from tests.training.conftest import small_recipe
 
@@ -204,6 +205,14 @@ def test_a_resumed_run_leaves_out_the_same_updates(
     assert resumed.skipped == whole.skipped
     assert resumed.observations == whole.observations
     assert_equal(weights(recipe, tmp_path / "parts"), weights(recipe, tmp_path / "whole"))
+
+
+@given(steps=st.sets(st.integers(1, 40)), step=st.integers(1, 40))
+def test_updates_left_out_in_a_row_end_with_the_latest(steps: set[int], step: int) -> None:
+    state = RunState(skipped=[{"step": one} for one in sorted(steps)])
+    count = state.skips_in_a_row(step)
+    assert steps.issuperset(range(step - count + 1, step + 1))
+    assert step - count not in steps
 
 
 TWO_RANKS = """

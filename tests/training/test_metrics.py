@@ -41,6 +41,19 @@ def test_a_line_tells_of_the_updates_since_the_line_before(
     assert all(line["gradient_norm"] > 0 for line in found)
 
 
+def test_a_line_has_the_means_of_its_updates(
+    corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path
+) -> None:
+    for name, steps in (("each", tuple(range(1, 21))), ("few", (15,))):
+        recipe = replace(small_recipe(20), evaluation_steps=steps)
+        train(recipe, corpus, mixture, seed=1, threads=1, folder=tmp_path / name)
+    each, few = lines(tmp_path / "each"), lines(tmp_path / "few")
+    for name in ("train_loss_nats", "gradient_norm"):
+        values = [line[name] for line in each]
+        parts = (values[:10], values[10:15], values[15:])
+        assert [line[name] for line in few] == pytest.approx([sum(p) / len(p) for p in parts])
+
+
 @pytest.mark.parametrize("stop_at", [7, 10, 13])
 def test_a_run_in_parts_has_the_lines_of_a_whole_one(
     corpus: TokenisedCorpus, mixture: Mixture, tmp_path: Path, stop_at: int
