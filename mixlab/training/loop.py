@@ -27,6 +27,7 @@ from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
 from mixlab.runs import Observation
 from mixlab.schedules import MixtureSchedule
+from mixlab.training.allocation import hold_memory
 from mixlab.training.branches import Branch, check_branch, trunk_identity
 from mixlab.training.checkpoints import Checkpoints
 from mixlab.training.data import (
@@ -111,7 +112,7 @@ def train(
     if start is not None:
         recipe = start.recipe(recipe)
     schedule = MixtureSchedule.of(mixture)
-    with deterministic(world.device, threads):
+    with deterministic(world.device, threads), hold_memory():
         run = _Run(
             recipe, corpus, schedule, seed=seed, max_epochs=max_epochs, world=world, options=options
         )

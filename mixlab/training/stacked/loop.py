@@ -26,6 +26,7 @@ import torch
 
 from mixlab.errors import InvalidRecipe
 from mixlab.recipes import Recipe
+from mixlab.training.allocation import hold_memory
 from mixlab.training.data import check_vocabulary, validation_of
 from mixlab.training.parallel import World
 from mixlab.training.placement import (
@@ -76,7 +77,7 @@ def train_stacked(
     """
     _check(recipe, corpus, runs)
     world = World.alone(device or chosen_device())
-    with deterministic(world.device, threads):
+    with deterministic(world.device, threads), hold_memory():
         stack = _Stack(recipe, corpus, runs, world, keep_last, clock)
         with stack.engine.batches:
             return stack.to_its_end(progress or _silent, checkpoint_seconds, stop or _never)
