@@ -324,6 +324,15 @@ def test_without_a_limit_no_step_is_the_last() -> None:
     assert sampler(Mixture({"d0": 1.0}), windows=1).last_step(10**9) is None
 
 
+def test_exactly_the_epochs_allowed_are_allowed() -> None:
+    whole = sampler(Mixture({"d0": 1.0}))
+    step = next(n for n in range(1, 1000) if whole.consumed(0, n)["d0"] >= whole.epoch_tokens["d0"])
+    read = whole.consumed(0, step)["d0"] / whole.epoch_tokens["d0"]
+    limited = sampler(Mixture({"d0": 1.0}), max_epochs=read)
+    assert limited.last_step(step) is None
+    assert limited.last_step(step + 1) == step
+
+
 @pytest.mark.parametrize("max_epochs", [0, -1, float("nan")])
 def test_epochs_allowed_are_above_none(max_epochs: float) -> None:
     with pytest.raises(InvalidRecipe, match="max_epochs must be above 0"):

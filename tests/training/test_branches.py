@@ -112,7 +112,7 @@ def test_a_branch_of_another_run_is_refused(
         (faster, mixture, 1, "another learning_rate and learning rate up"),
         (falling, mixture, 1, "another learning rate up"),
         (replace(recipe, weight_decay=0.0), mixture, 1, "another weight_decay up"),
-        (replace(recipe, batch_stages=((10, 4),)), mixture, 1, "another size of batches up"),
+        (replace(recipe, batch_stages=((FORK, 4),)), mixture, 1, "another size of batches up"),
     ):
         with pytest.raises(InvalidRecipe, match=told):
             train(asked, corpus, shares, seed=seed, start=Branch(trunk, FORK))

@@ -18,7 +18,9 @@ from mixlab.training import TrainingProgress, TrainingResult, placement, train
 from mixlab.training.batches import Batches
 from mixlab.training.data import sampler_of
 from mixlab.training.decoder import Decoder
+from mixlab.training.engine import Engine
 from mixlab.training.objective import NextTokenLoss, recompute
+from mixlab.training.optimiser import learning_rate
 from mixlab.training.parallel import World
 from mixlab.training.weights import load_weights
 from tests.training.conftest import END, VOCABULARY, small_recipe, write_small_corpus
@@ -306,6 +308,21 @@ def test_all_blocks_are_compiled_by_one_tracing(again: bool) -> None:
         block.compile(dynamic=False, backend=backend)
     NextTokenLoss(model)(torch.arange(33)[None]).backward()
     assert len(traced) == 1
+
+
+def test_matrices_of_a_wide_model_are_updated_at_their_own_rate(
+    corpus: TokenisedCorpus, mixture: Mixture
+) -> None:
+    shape = replace(small_recipe().architecture, tied_head=False)
+    recipe = replace(small_recipe(), architecture=shape, base_width=shape.width // 4)
+    batches = sampler_of(recipe, corpus, MixtureSchedule.of(mixture), seed=0, max_epochs=None)
+    engine = Engine(recipe, batches, 0, World.alone(torch.device("cpu")))
+    engine.gradients(1)
+    engine.apply(1)
+    rates = {id(w): group["lr"] for group in engine.optimiser.param_groups for w in group["params"]}
+    full = learning_rate(recipe, 1)
+    assert rates[id(engine.decoder.embedding.weight)] == full
+    assert rates[id(engine.decoder.head.weight)] == full / 4
 
 
 def test_bfloat16_products_keep_float32_weights_and_learn_as_much(
