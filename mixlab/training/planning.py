@@ -103,12 +103,14 @@ def choose(
 
     With `stack` that many are stacked and only this is measured. Measuring takes about
     `seconds`, or the time of the slowest single update if that is longer. Raises
-    NotEnoughMemory where not even one run fits, InvalidRecipe for a device that isn't here.
+    NotEnoughMemory where not even one run or that stack fits, InvalidRecipe for a device that
+    isn't here.
     """
     device = _device(device)
     _check_one_fits(recipe, device)
     reasons: list[str] = []
     if stack is not None:
+        _check_stack_fits(recipe, min(stack, runs), device)
         measured = [
             measure_throughput(recipe, device, min(stack, runs), seconds=seconds * SHARE_OF_ONE)
         ]
@@ -256,6 +258,16 @@ def _device(given: torch.device | str | None) -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise InvalidRecipe("There is no CUDA device here; plan on the machine that has it.")
     return torch.device(given)
+
+
+def _check_stack_fits(recipe: Recipe, stack: int, device: torch.device) -> None:
+    needed, usable = _needed(recipe, stack, device), USABLE_SHARE * _free(device)
+    if stack > 1 and needed > usable:
+        raise NotEnoughMemory(
+            f"A stack of {stack} runs of {recipe.name} needs at least {needed / 1e9:.1f} GB of "
+            f"{device.type} memory, but {usable / 1e9:.1f} GB may be used; ask for a stack of "
+            f"{largest_stack(recipe, stack, device)}, or auto."
+        )
 
 
 def _needed(recipe: Recipe, runs: int, device: torch.device) -> int:

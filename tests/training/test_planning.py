@@ -89,6 +89,11 @@ def test_a_recipe_of_which_not_one_run_fits_is_refused_before_anything_is_alloca
         choose(huge, 3, device=CPU)
 
 
+def test_a_stack_that_does_not_fit_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(NotEnoughMemory, match=r"stack of 10000000 runs of small .* ask for"):
+        choose(small_recipe(), 10**7, device="cpu", stack=10**7)
+
+
 def test_devices_that_are_not_here_are_refused() -> None:
     with pytest.raises(InvalidRecipe, match="cpu or cuda, not tpu"):
         choose(RECIPE, 2, device="tpu")
