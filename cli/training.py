@@ -148,7 +148,7 @@ def _numbers(
             )
         name = f"{trunk.folder.name}-at-{start.step}-decay-{decay_steps}"
         folder = (out or trunk.folder.parent / name).absolute()
-        return replace(trunk, folder=folder, start=start, events=None)
+        return replace(trunk, folder=folder, start=start, milestones=(), events=None)
     if decay_steps is not None:
         raise typer.BadParameter("needs --branch-from", param_hint="--decay-steps")
     missing = {"--corpus": corpus, "--recipe": recipe, "--mixture": mixture}

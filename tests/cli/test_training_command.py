@@ -156,7 +156,7 @@ def test_what_is_missing_is_named(folder: Path, changes: dict[str, str | None], 
 
 
 def test_a_branch_takes_all_but_its_decay_from_its_trunk(folder: Path) -> None:
-    trunk = train(folder, "--milestone", "6", out=str(folder / "trunk"))
+    trunk = train(folder, "--milestone", "6", "--milestone", "12", out=str(folder / "trunk"))
     assert trunk.exit_code == 0, trunk.output
     given = dict.fromkeys(("corpus", "recipe", "mixture", "steps", "out"))
     done = train(
