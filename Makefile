@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up bench bench-laws bench-design clean
+.PHONY: help setup demo test check format up bench bench-laws bench-design bench-train clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ bench-laws: setup ## how well laws predict held-out runs, beside their peers (DA
 # Without DATA, only the made-up worlds are run.
 bench-design: setup ## how many runs designs need, beside random ones (DATA=DIR for RegMix's pool)
 	$(BIN)/python -m benchmarks.design $(if $(DATA),"$(DATA)")
+
+# PEERS is where the virtual environments of other trainers are kept, some 2 GB with torch.
+bench-train: setup ## speed of training beside other trainers (PEERS=DIR for their environments)
+	$(BIN)/python -m benchmarks.training $(if $(PEERS),--peers "$(PEERS)")
 
 clean: ## remove the virtual environment and caches (demo/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
