@@ -1,5 +1,6 @@
 """A small corpus of synthetic text and a recipe that trains on it in a second."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from mixlab.corpora.shards import TokenisedCorpus, write_corpus
 from mixlab.mixture import Mixture
 from mixlab.recipes import Architecture, Recipe
+
+# Processes that tests start import from `tests` too.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
 
 VOCABULARY = 64
 END = 0
