@@ -5,6 +5,11 @@ python -m benchmarks.training.ours compiled    (a line of JSON, then numbers, on
 
 import sys
 
+# First, as for everyone who imports `train`: it decides how torch's threads wait.
+# isort: off
+import mixlab.training.environment  # noqa: F401
+
+# isort: on
 import numpy as np
 import numpy.typing as npt
 import torch

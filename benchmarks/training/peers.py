@@ -3,7 +3,9 @@
     python -m benchmarks.training.peers litgpt compiled    (a line of JSON, then numbers, on stdin)
 
 Each as its authors run it, and where they leave a choice the faster one: AdamW is fused for
-all of them (litgpt fuses it on CUDA alone), logging is off. Left out: nanoGPT, whose GPT-2
+all of them (litgpt fuses it on CUDA alone), logging is off, and gradients are accumulated over
+micro-batches of four sequences, litgpt's default, which keeps more of an update in the cache
+than the whole batch at once does. Left out: nanoGPT, whose GPT-2
 shape is other work. Runs in an environment of its own, without mixlab (environments.py).
 """
 
@@ -63,8 +65,11 @@ def litgpt(work: Work, compiled: bool) -> None:
     optimiser = fabric.setup_optimizers(adamw(model))
 
     def update(tokens: torch.Tensor) -> None:
-        logits = model(tokens[:, :-1].contiguous())
-        fabric.backward(chunked_cross_entropy(logits, tokens[:, 1:].contiguous()))
+        parts = tokens.split(work.at_once)
+        for part in parts:
+            logits = model(part[:, :-1].contiguous())
+            loss = chunked_cross_entropy(logits, part[:, 1:].contiguous())
+            fabric.backward(loss / len(parts))
         fabric.clip_gradients(model, optimiser, max_norm=CLIP)
         optimiser.step()
         optimiser.zero_grad()
@@ -82,12 +87,14 @@ def transformers(work: Work, compiled: bool) -> None:
         autocast = lambda: torch.autocast(work.device, torch.bfloat16)  # noqa: E731
 
     def update(tokens: torch.Tensor) -> None:
-        targets = tokens[:, 1:].contiguous()
-        with autocast():
-            loss = run(
-                input_ids=tokens[:, :-1].contiguous(), labels=targets, shift_labels=targets
-            ).loss
-        loss.backward()
+        parts = tokens.split(work.at_once)
+        for part in parts:
+            targets = part[:, 1:].contiguous()
+            with autocast():
+                loss = run(
+                    input_ids=part[:, :-1].contiguous(), labels=targets, shift_labels=targets
+                ).loss
+            (loss / len(parts)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimiser.step()
         optimiser.zero_grad()
@@ -117,7 +124,8 @@ def trainer(work: Work, compiled: bool) -> None:
 
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=work.sequences,
+        per_device_train_batch_size=work.at_once,
+        gradient_accumulation_steps=work.sequences // work.at_once,
         max_steps=FOREVER,
         learning_rate=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,

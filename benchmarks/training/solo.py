@@ -34,16 +34,16 @@ MODES = ("compiled", "eager")
 
 SMALL = Work(
     "1.4M", layers=5, width=128, heads=4, kv_heads=2, ffn_width=352, vocabulary=2048,
-    context=256, sequences=16,
+    context=256, sequences=16, at_once=4,
 )  # fmt: skip
 MEDIUM = Work(
     "5M", layers=4, width=256, heads=4, kv_heads=2, ffn_width=688, vocabulary=4096,
-    context=256, sequences=16,
+    context=256, sequences=16, at_once=4,
 )  # fmt: skip
-# One micro-batch of TinyLlama's shape, which peers can hold without cutting it.
+# TinyLlama's shape, in micro-batches that any of them holds.
 LARGE = Work(
     "1.1B", layers=22, width=2048, heads=32, kv_heads=4, ffn_width=5632, vocabulary=32_000,
-    context=2048, sequences=16, precision="bfloat16", device="cuda",
+    context=2048, sequences=32, at_once=8, precision="bfloat16", device="cuda",
 )  # fmt: skip
 
 

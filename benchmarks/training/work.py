@@ -34,6 +34,7 @@ class Work:
     vocabulary: int
     context: int
     sequences: int  # of an update
+    at_once: int  # sequences of a peer's micro-batch; mixlab chooses its own
     threads: int = 2
     precision: str = "float32"  # or "bfloat16", of matrix products
     device: str = "cpu"

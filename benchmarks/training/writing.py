@@ -22,6 +22,8 @@ Zipf's frequencies, AdamW (fused, for all) on every update, gradients clipped to
 logging, nothing saved, nothing evaluated. mixlab runs its whole loop, with its guard and its
 sampler. litgpt runs the step of its `pretrain.py` through Fabric, with its chunked cross entropy;
 transformers runs `LlamaForCausalLM` with torch's attention in a plain step and in `Trainer`.
+Peers accumulate over micro-batches (on the CPU litgpt's default of 4 sequences); mixlab chooses
+its own.
 Peers' versions are pinned in `benchmarks/training/peers-*.txt`; the torch is the same. nanoGPT is
 left out: GPT-2's shape is other work. "To the first update" is from the process's start, imports
 and compiling among it (code that earlier runs compiled lies in a cache and makes it shorter).
@@ -49,7 +51,8 @@ def solo(work: Work, rows: Sequence[Row]) -> str:
         f"{shape.parameters:,} parameters: {work.layers} layers of width {work.width}, "
         f"{work.heads} heads over {work.kv_heads}, FFN {work.ffn_width}, "
         f"vocabulary {work.vocabulary:,}; "
-        f"{work.sequences} sequences of {work.context} tokens an update, {rows[0].updates} updates "
+        f"{work.sequences} sequences of {work.context} tokens an update, of peers "
+        f"{work.at_once} at once, {rows[0].updates} updates "
         f"a burst, {len(rows[0].burst_seconds)} rounds."
     )
     best = _fastest([row for row in rows if row.contender.name == OURS])

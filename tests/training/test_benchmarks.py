@@ -10,7 +10,7 @@ from benchmarks.training.work import Work
 
 TINY = Work(
     "tiny", layers=1, width=16, heads=2, kv_heads=1, ffn_width=24, vocabulary=64, context=16,
-    sequences=2, threads=1,
+    sequences=2, at_once=2, threads=1,
 )  # fmt: skip
 
 
