@@ -127,10 +127,10 @@ def quick() -> Iterator[None]:
 def service(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("home")
     said: list[str] = []
-    others = set(descendants(os.getpid()))  # such as the servers of other tests' process pools
+    others = descendants(os.getpid())  # such as the servers of other tests' process pools
     with Stack(home, cpu_workers=1, gpu_workers=2, say=said.append) as stack:
         ledger = open_ledger(home)
         yield Service(home, ledger, said, stack)
         ledger.close()
-        started = set(descendants(os.getpid())) - others
+        started = descendants(os.getpid()) - others
     assert not [pid for pid in started if alive(pid)], "something outlived the service"
