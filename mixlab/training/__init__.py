@@ -1,7 +1,7 @@
 """Training: the only home of torch. Its public face is `train`, its progress and its result."""
 
-# First, because torch and OpenMP read what this sets when they load.
-import mixlab.training.environment  # noqa: F401, I001
+# First, because torch reads what this sets at its first array.
+import mixlab.training.allocation  # noqa: F401, I001
 
 from mixlab.training.branches import Branch
 from mixlab.training.decayed import DecayedEnd, DecayedEnds, decayed_ends

@@ -5,11 +5,12 @@ that it took: the next one gets it again in pages of 4 KB, each zeroed first. Ke
 pages of 2 MB, it costs nothing: 6 to 10 % of an update of a 1.4M decoder on two cores.
 
 `hold_memory` is for the time of a run; large pages, for torch's arrays of 2 MB and more, are
-asked for by a variable of torch's (environment.py).
+asked for by a variable of torch's, unless the user has set it.
 Limits: Linux with glibc; elsewhere both do nothing. At most HELD_BYTES are kept from others.
 """
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ LARGEST_HELD_BYTES = 64 << 20
 USUAL_HELD_BYTES, USUAL_LARGEST_BYTES = 64 << 20, 32 << 20
 # Of malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+# Torch reads it at its first array, so this stands where the package is imported first.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 @contextmanager
