@@ -7,7 +7,7 @@ import sys
 
 # First, as for everyone who imports `train`: it decides how torch's threads wait.
 # isort: off
-import mixlab.training.environment  # noqa: F401
+import mixlab.training.allocation  # noqa: F401
 
 # isort: on
 import numpy as np
