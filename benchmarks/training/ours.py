@@ -5,7 +5,7 @@ python -m benchmarks.training.ours compiled    (a line of JSON, then numbers, on
 
 import sys
 
-# First, as for everyone who imports `train`: it decides how torch's threads wait.
+# First, as for everyone who imports `train`: it decides in which pages torch's arrays lie.
 # isort: off
 import mixlab.training.allocation  # noqa: F401
 
