@@ -4,8 +4,8 @@
 
 Each as its authors run it, and where they leave a choice the faster one: AdamW is fused for
 all of them (litgpt fuses it on CUDA alone), logging is off, and gradients are accumulated over
-micro-batches of four sequences, litgpt's default, which keeps more of an update in the cache
-than the whole batch at once does. Left out: nanoGPT, whose GPT-2
+micro-batches (of four sequences, litgpt's default, on the CPU), which keep more of an update in
+the cache than the whole batch at once does. Left out: nanoGPT, whose GPT-2
 shape is other work. Runs in an environment of its own, without mixlab (environments.py).
 """
 
