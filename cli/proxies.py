@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cli.named_mixtures import Named, named_mixtures
-from cli.showing import print_lines, table
+from cli.showing import print_lines, progress_bar, table
 from cli.training import stopping
 from mixlab.corpora.shards import TokenisedCorpus, write_json
 from mixlab.errors import MixlabError
@@ -220,14 +219,7 @@ class _Bar:
     """All runs' progress on a terminal."""
 
     def __init__(self, console: Console, runs: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self._progress = progress_bar(console)
         self._task = self._progress.add_task(f"{runs} proxy runs", total=1.0, told="starting")
 
     def __enter__(self) -> "_Bar":

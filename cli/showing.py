@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mixlab.answers import Answer
@@ -151,6 +152,18 @@ def print_lines(console: Console, lines: Iterable[Any], label: str = "note") -> 
     """One line each, as they are."""
     for line in lines:
         console.print(f"{label}: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def progress_bar(console: Console) -> Progress:
+    """What training shows on a terminal; each of its tasks has the field `told`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def table(title: str, first: str, *others: str) -> Table:

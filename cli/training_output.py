@@ -11,9 +11,8 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cli.showing import print_lines, table
+from cli.showing import print_lines, progress_bar, table
 
 Event = Mapping[str, Any]
 
@@ -22,14 +21,7 @@ class Bar:
     """The run's progress on a terminal: step, loss, tokens per second, MFU, time left."""
 
     def __init__(self, console: Console, name: str) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self._progress = progress_bar(console)
         self._task = self._progress.add_task(escape(name), total=None, told="starting")
 
     def __enter__(self) -> "Bar":

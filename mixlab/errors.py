@@ -13,7 +13,7 @@
     │   └── PathNotAllowed          outside the allowed roots, or through a link
     ├── Unknown                 a name or id that nothing answers to
     │   ├── UnknownRecipe, UnknownLaw, UnknownCatalogue
-    │   └── UnknownCorpus, UnknownMixture, UnknownRun, UnknownJob
+    │   └── UnknownCorpus, UnknownMixture, UnknownRun, UnknownJob, UnknownKey
     ├── UnreadableData          the text can't be used as it is
     │   ├── MissingFile, MissingTextField, TruncatedFile, LimitExceeded
     │   └── EmptyDomain, DomainTooSmall
@@ -22,10 +22,12 @@
     ├── Diverged                a training run whose loss is no longer a number
     ├── NotEnoughMemory         a recipe that this machine's memory can't hold
     ├── NotWritten              a checkpoint that a disk didn't take
+    ├── QuotaExceeded           as many jobs as the API key may have at once
     ├── MissingExtra            an optional package that is not installed here
     └── Conflict                the state of the thing forbids it
         ├── NotReady                asked before the job behind it is done
         ├── AlreadyExists           a folder to write that holds something
+        ├── InUse                   a folder that another process is writing to
         └── LeaseLost               another worker holds the job now
 
 Messages say what is wrong, the value, and the way out. HTTP statuses live in
@@ -36,7 +38,12 @@ import re
 
 
 class MixlabError(Exception):
-    """Base of every deliberate error."""
+    """Base of every deliberate error.
+
+    `passing` says that the same thing may well work a little later: the service tries again.
+    """
+
+    passing = False
 
     @classmethod
     def slug(cls) -> str:
@@ -116,6 +123,10 @@ class UnknownJob(Unknown):
     """No job with that id."""
 
 
+class UnknownKey(Unknown):
+    """No API key has that id."""
+
+
 class UnreadableData(MixlabError):
     """The text can't be used as it is."""
 
@@ -147,6 +158,8 @@ class DomainTooSmall(UnreadableData):
 class FetchFailed(MixlabError):
     """A named corpus could not be brought here."""
 
+    passing = True  # most often a network's fault
+
 
 class ChecksumMismatch(FetchFailed):
     """A downloaded package whose sha256 is not the pinned one."""
@@ -155,9 +168,13 @@ class ChecksumMismatch(FetchFailed):
 class UnsafeArchive(FetchFailed):
     """An archive with a member that would leave its folder, or unpacks to too much."""
 
+    passing = False
+
 
 class MissingClient(FetchFailed):
     """A package client (apt-get, npm) that this machine lacks."""
+
+    passing = False
 
 
 class Diverged(MixlabError):
@@ -170,6 +187,14 @@ class NotEnoughMemory(MixlabError):
 
 class NotWritten(MixlabError):
     """A checkpoint that couldn't be written: a full disk, a folder that is read-only, ..."""
+
+    passing = True
+
+
+class QuotaExceeded(MixlabError):
+    """As many jobs as the API key may have at once."""
+
+    passing = True
 
 
 class MissingExtra(MixlabError):
@@ -186,6 +211,12 @@ class NotReady(Conflict):
 
 class AlreadyExists(Conflict):
     """A new folder was to be written where there is something already."""
+
+
+class InUse(Conflict):
+    """Another process writes to that folder."""
+
+    passing = True
 
 
 class LeaseLost(Conflict):

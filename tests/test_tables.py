@@ -18,7 +18,7 @@ HEADER = "run,step,tokens,mixture.code,mixture.law,loss.code,loss.law\n"
 ROWS = "a,100,4096,0.25,0.75,2.5,3.5\nb,100,4096,0.5,0.5,2.4,3.6\n"
 
 
-def same(one: Observations, other: Observations) -> None:
+def assert_same(one: Observations, other: Observations) -> None:
     assert (one.runs, one.domains, one.targets) == (other.runs, other.domains, other.targets)
     for name in ("proportions", "steps", "tokens", "losses_nats", "params"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
@@ -39,13 +39,13 @@ def test_what_is_written_reads_back_to_the_bit(
 ) -> None:
     write_table(seen, tmp_path / name)
     report = TableReport()
-    same(read_table(tmp_path / name, report=report), seen)
+    assert_same(read_table(tmp_path / name, report=report), seen)
     assert (report.rows, report.blank_losses) == (len(seen), 1)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_rows_read_back_to_the_bit(seen: Observations) -> None:
-    same(from_rows(to_rows(seen)), seen)
+    assert_same(from_rows(to_rows(seen)), seen)
 
 
 def test_nested_rows_say_the_same_as_flat_ones() -> None:
@@ -76,13 +76,13 @@ def test_without_step_and_tokens_all_rows_are_one_step_and_it_is_said() -> None:
     np.testing.assert_array_equal(found.steps, [1, 1])
     assert np.isnan(found.tokens).all()
     assert any("one step" in note for note in report.notes())
-    same(from_rows(to_rows(found)), found)
+    assert_same(from_rows(to_rows(found)), found)
 
 
 def test_a_table_for_laws_of_size_and_tokens_needs_no_mixture() -> None:
     found = from_rows([{"run": "a", "tokens": 2e9, "params": 1e6, "loss.web": 3.0}])
     assert (found.domains, found.proportions.shape) == ((), (1, 0))
-    same(from_rows(to_rows(found)), found)
+    assert_same(from_rows(to_rows(found)), found)
 
 
 def test_rounded_proportions_are_normalised_and_counted(tmp_path: Path) -> None:

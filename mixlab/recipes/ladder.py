@@ -21,8 +21,8 @@ and goes to every width by maximal update (optimiser.py; benchmarks/results/tran
 constant after the warm-up (4 % of the run, as RegMix's 1B runs have it), so that each evaluation
 is a run of that length, and `Recipe.decayed` gives decayed end points.
 
-Limits: over depth, batch and length the rate is only assumed to hold; no rung above the second
-has been trained to its end.
+Limits: over depth, batch and length the rate is only assumed to hold; no rung has been trained
+to its end.
 """
 
 from mixlab.recipes.definition import Recipe

@@ -8,6 +8,7 @@ from mixlab.corpora.sampling import Sampler
 from mixlab.errors import DomainTooSmall, InvalidRecipe, TruncatedFile
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
+from mixlab.runs import Observation
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.evaluation import Validation
 from mixlab.training.records import TokenCorpus
@@ -103,6 +104,24 @@ def mixture_until(step: int, schedule: MixtureSchedule, sampler: Sampler) -> Mix
     if len(schedule.stages) == 1:
         return schedule.stages[0].mixture
     return Mixture.normalised(sampler.consumed(0, step))
+
+
+def observed(
+    step: int,
+    losses_nats: Mapping[str, float],
+    recipe: Recipe,
+    schedule: MixtureSchedule,
+    sampler: Sampler,
+) -> Observation:
+    """An evaluation's losses as an observation of the run, which names itself later."""
+    return Observation(
+        run="",
+        mixture=mixture_until(step, schedule, sampler),
+        step=step,
+        tokens=recipe.tokens_before(step + 1),
+        losses_nats=dict(losses_nats),
+        params=recipe.architecture.parameters,
+    )
 
 
 def consumed_by(

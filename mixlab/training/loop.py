@@ -35,7 +35,7 @@ from mixlab.training.data import (
     check_vocabulary,
     consumed_by,
     last_step,
-    mixture_until,
+    observed,
     sampler_of,
     validation_of,
 )
@@ -351,14 +351,7 @@ class _Run:
         return self.state.observations[-1]
 
     def _observation(self, step: int, losses_nats: Mapping[str, float]) -> Observation:
-        return Observation(
-            run="",
-            mixture=mixture_until(step, self.schedule, self.sampler),
-            step=step,
-            tokens=self.recipe.tokens_before(step + 1),
-            losses_nats=dict(losses_nats),
-            params=self.recipe.architecture.parameters,
-        )
+        return observed(step, losses_nats, self.recipe, self.schedule, self.sampler)
 
     def _save(self, *, wait: bool) -> None:
         """Write the checkpoint, and after the last update the weights."""

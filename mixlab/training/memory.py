@@ -84,9 +84,9 @@ def fitting(
     """The most sequences, from `usual` down to 1, that so many free bytes hold comfortably."""
 
     def fits(sequences: int) -> bool:
-        needed = needed_bytes(
+        needed = needed_memory(
             recipe, sequences=sequences, ranks=ranks, sharded=sharded, device=device
-        )
+        ).peak
         return needed <= COMFORTABLE_SHARE * free
 
     return next((size for size in range(usual, 1, -1) if fits(size)), 1)
@@ -97,7 +97,9 @@ def check_memory(recipe: Recipe, *, ranks: int = 1, sharded: bool = False) -> No
     device = chosen_device()
     # Where there is little room, the loop takes fewer sequences at a time.
     sequences = 1 if device.type == "cuda" else micro_batch(recipe, device, ranks=ranks)
-    needed = needed_bytes(recipe, sequences=sequences, ranks=ranks, sharded=sharded, device=device)
+    needed = needed_memory(
+        recipe, sequences=sequences, ranks=ranks, sharded=sharded, device=device
+    ).peak
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
     if needed > free:
         raise NotEnoughMemory(
@@ -106,21 +108,6 @@ def check_memory(recipe: Recipe, *, ranks: int = 1, sharded: bool = False) -> No
             "free; take a smaller recipe, activation_checkpointing or moments in bfloat16, or a "
             "machine with more memory."
         )
-
-
-def needed_bytes(
-    recipe: Recipe,
-    *,
-    sequences: int,
-    runs: int = 1,
-    ranks: int = 1,
-    sharded: bool = False,
-    device: torch.device | None = None,
-) -> int:
-    """A lower bound of one process's peak, with so many sequences of each run at once."""
-    return needed_memory(
-        recipe, sequences=sequences, runs=runs, ranks=ranks, sharded=sharded, device=device
-    ).peak
 
 
 def needed_memory(

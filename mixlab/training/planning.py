@@ -29,12 +29,12 @@ import torch
 from mixlab.errors import InvalidRecipe, NotEnoughMemory
 from mixlab.recipes import Flops, Recipe
 from mixlab.training.measuring import Measured, Processes, Way, measure_throughput
-from mixlab.training.memory import free_bytes, needed_bytes
+from mixlab.training.memory import free_bytes, needed_memory
 from mixlab.training.placement import chosen_device
 from mixlab.training.stacked.batches import micro_batch
 
 FORMULA = Flops.WITHOUT_EMBEDDING
-# Of free memory: needed_bytes is a lower bound, and allocators need room.
+# Of free memory: needed_memory is a lower bound, and allocators need room.
 USABLE_SHARE = 0.7
 MOST_STACKED = 256
 SECONDS = 20.0  # for all measurements of a plan
@@ -272,7 +272,7 @@ def _check_stack_fits(recipe: Recipe, stack: int, device: torch.device) -> None:
 
 def _needed(recipe: Recipe, runs: int, device: torch.device) -> int:
     sequences = micro_batch(recipe, device, runs, recipe.batch_sequences)
-    return needed_bytes(recipe, sequences=sequences, runs=runs, device=device)
+    return needed_memory(recipe, sequences=sequences, runs=runs, device=device).peak
 
 
 def _free(device: torch.device) -> int:

@@ -31,7 +31,7 @@ def test_a_base_class_without_a_status_is_our_fault() -> None:
     assert status_of(MixlabError) == 500
 
 
-def is_problem(answer: Any, status: int, slug: str) -> dict[str, Any]:
+def assert_problem(answer: Any, status: int, slug: str) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == PROBLEM
     found: dict[str, Any] = answer.json()
@@ -43,8 +43,8 @@ def is_problem(answer: Any, status: int, slug: str) -> dict[str, Any]:
 
 
 def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:
-    is_problem(client.get("/nothing"), 404, "not-found")
-    is_problem(client.put("/livez"), 405, "method-not-allowed")
+    assert_problem(client.get("/nothing"), 404, "not-found")
+    assert_problem(client.put("/livez"), 405, "method-not-allowed")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_an_id_that_nothing_has_is_404_however_it_looks(client: TestClient, path
 
 def test_places_in_a_body_are_json_pointers(client: TestClient) -> None:
     body = {"name": "n", "domains": {"a/b": {"paths": []}, "c": {"paths": ["/x"], "other": 1}}}
-    found = is_problem(client.post("/corpora", json=body), 422, "invalid-request")
+    found = assert_problem(client.post("/corpora", json=body), 422, "invalid-request")
     assert {item["pointer"] for item in found["errors"]} == {
         "/domains/a~1b/paths",
         "/domains/c/other",
@@ -65,12 +65,12 @@ def test_places_in_a_body_are_json_pointers(client: TestClient) -> None:
 
 def test_a_body_must_be_json(client: TestClient) -> None:
     form = client.post("/corpora", content=b"a=b", headers={"content-type": "text/plain"})
-    is_problem(form, 415, "unsupported-media-type")
+    assert_problem(form, 415, "unsupported-media-type")
     json = {"content-type": "application/json"}
     for broken in (b"{", b"\xff{}", b"[" * 200_000, b'{"budget_tokens": ' + b"9" * 5000 + b"}"):
         answer = client.post("/corpora", content=broken, headers=json)
-        is_problem(answer, 400, "malformed-request")
-    is_problem(client.post("/corpora", headers=json), 422, "invalid-request")
+        assert_problem(answer, 400, "malformed-request")
+    assert_problem(client.post("/corpora", headers=json), 422, "invalid-request")
 
 
 def test_a_name_that_stands_twice_is_refused(client: TestClient) -> None:
@@ -78,7 +78,7 @@ def test_a_name_that_stands_twice_is_refused(client: TestClient) -> None:
     answer = client.post(
         "/corpora", content=text, headers={"content-type": "application/json; charset=utf-8"}
     )
-    assert "'a' stands twice" in is_problem(answer, 422, "invalid-request")["detail"]
+    assert "'a' stands twice" in assert_problem(answer, 422, "invalid-request")["detail"]
 
 
 def test_names_that_differ_in_case_are_two_names() -> None:
@@ -89,12 +89,12 @@ def test_names_that_differ_in_case_are_two_names() -> None:
 def test_numbers_must_be_finite(client: TestClient, corpus_id: str, number: str) -> None:
     text = f'{{"corpus_id": "{corpus_id}", "proportions": {{"code": {number}, "legal": 1}}}}'
     answer = client.post("/mixtures", content=text, headers={"content-type": "application/json"})
-    is_problem(answer, 422, "invalid-request")
+    assert_problem(answer, 422, "invalid-request")
 
 
 def test_a_body_above_the_limit_is_refused_announced_or_chunked(client: TestClient) -> None:
     json = {"content-type": "application/json"}
-    is_problem(
+    assert_problem(
         client.post("/corpora", content=b" " * 1_000_001, headers=json), 413, "body-too-large"
     )
 
@@ -102,19 +102,19 @@ def test_a_body_above_the_limit_is_refused_announced_or_chunked(client: TestClie
         for _ in range(20):
             yield b" " * 100_000
 
-    is_problem(client.post("/corpora", content=chunks(), headers=json), 413, "body-too-large")
+    assert_problem(client.post("/corpora", content=chunks(), headers=json), 413, "body-too-large")
 
 
 def test_other_hosts_are_refused(client: TestClient) -> None:
     for host in ("evil.example", "testserver.evil.example", "", "127.0.0.1"):
-        is_problem(client.get("/livez", headers={"host": host}), 400, "host-not-allowed")
+        assert_problem(client.get("/livez", headers={"host": host}), 400, "host-not-allowed")
     assert client.get("/livez", headers={"host": "TestServer:8712"}).status_code == 200
 
 
 def test_another_sites_page_changes_nothing(client: TestClient, corpus_id: str) -> None:
     path = f"/corpora/{corpus_id}/entropy"
     for origin in ("https://evil.example", "null", "http://[", "http://testserver.evil.example"):
-        is_problem(client.post(path, headers={"origin": origin}), 400, "origin-not-allowed")
+        assert_problem(client.post(path, headers={"origin": origin}), 400, "origin-not-allowed")
     assert client.get("/jobs").json()["jobs"] == []
     assert client.post(path, headers={"origin": "http://testserver:8712"}).status_code == 202
 
@@ -131,5 +131,5 @@ def test_an_unexpected_error_is_a_problem_that_tells_nothing(app: FastAPI) -> No
 
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.get("/broken")
-    is_problem(answer, 500, "internal")
+    assert_problem(answer, 500, "internal")
     assert "secret" not in answer.text

@@ -20,7 +20,7 @@ from mixlab.corpora.shards import TokenisedCorpus, write_corpus
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe, tinyllama_1b
 from mixlab.training import train
-from mixlab.training.memory import check_memory, needed_bytes
+from mixlab.training.memory import check_memory, needed_memory
 from mixlab.training.placement import peak_memory_bytes
 
 PLACES = 32
@@ -66,7 +66,7 @@ def main() -> None:
         "loss_before": told[-1].train_loss_nats,
         "loss_after": result.observations[-1].losses_nats["counting"],
         "seconds": time.monotonic() - began,
-        "needed_bytes": needed_bytes(recipe, sequences=1, device=cpu),
+        "needed_bytes": needed_memory(recipe, sequences=1, device=cpu).peak,
         "peak_bytes": peak_memory_bytes(cpu),
     }
     json.dump(found, sys.stdout)

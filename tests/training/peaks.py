@@ -17,7 +17,7 @@ import torch
 from mixlab.recipes import Architecture, Recipe
 from mixlab.training.decoder import Decoder
 from mixlab.training.head import loss_sums
-from mixlab.training.memory import needed_bytes
+from mixlab.training.memory import needed_memory
 from mixlab.training.objective import recompute
 from mixlab.training.optimiser import adamw
 from mixlab.training.placement import autocast, micro_batch
@@ -78,7 +78,7 @@ def updates(recipe: Recipe, runs: int | None) -> None:
 
 def measured(recipe: Recipe, runs: int | None) -> dict[str, Any]:
     sequences = micro_batch(recipe, torch.device("cpu"))
-    estimate = needed_bytes(recipe, sequences=sequences, runs=runs or 1)
+    estimate = needed_memory(recipe, sequences=sequences, runs=runs or 1).peak
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

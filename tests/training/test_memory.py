@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mixlab.errors import NotEnoughMemory
 from mixlab.recipes import RECIPES, recipe, tinyllama_1b
-from mixlab.training.memory import check_memory, fitting, needed_bytes, needed_memory
+from mixlab.training.memory import check_memory, fitting, needed_memory
 from mixlab.training.placement import micro_batch
 
 ROOT = Path(__file__).parents[2]
@@ -46,8 +46,8 @@ def test_the_states_of_tinyllama_are_16_bytes_a_parameter_or_12() -> None:
 
 def test_tinyllama_fits_the_gpus_that_it_was_trained_on() -> None:
     """A100-40G, sequences of 2048, 8 at a time, sharded over 16 (arXiv 2401.02385)."""
-    alone = needed_bytes(tinyllama_1b(), sequences=8, device=CUDA)
-    shared = needed_bytes(tinyllama_1b(), sequences=8, ranks=16, sharded=True, device=CUDA)
+    alone = needed_memory(tinyllama_1b(), sequences=8, device=CUDA).peak
+    shared = needed_memory(tinyllama_1b(), sequences=8, ranks=16, sharded=True, device=CUDA).peak
     assert shared < 40e9 < alone
 
 
@@ -64,18 +64,24 @@ def test_every_saving_saves(
     name: str, sequences: int, runs: int, ranks: int, compiled: bool, device: torch.device
 ) -> None:
     one = replace(recipe(name), compiled=compiled, moments="float32")
-    needed = needed_bytes(one, sequences=sequences, runs=runs, ranks=ranks, device=device)
+    needed = needed_memory(one, sequences=sequences, runs=runs, ranks=ranks, device=device).peak
     params = one.architecture.parameters
     assert needed >= 16 * runs * params - 4 * runs * params  # gradients come later or not at all
 
     small = replace(one, moments="bfloat16")
-    found = needed_bytes(small, sequences=sequences, runs=runs, ranks=ranks, device=device)
+    found = needed_memory(small, sequences=sequences, runs=runs, ranks=ranks, device=device).peak
     assert needed - found == 4 * runs * params
 
     again = replace(one, activation_checkpointing=True)
-    assert needed >= needed_bytes(again, sequences=sequences, runs=runs, ranks=ranks, device=device)
-    assert needed >= needed_bytes(
-        replace(one, compiled=True), sequences=sequences, runs=runs, ranks=ranks, device=device
+    assert (
+        needed
+        >= needed_memory(again, sequences=sequences, runs=runs, ranks=ranks, device=device).peak
+    )
+    assert (
+        needed
+        >= needed_memory(
+            replace(one, compiled=True), sequences=sequences, runs=runs, ranks=ranks, device=device
+        ).peak
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from mixlab.errors import InvalidRecipe, NotEnoughMemory
 from mixlab.recipes import Recipe
 from mixlab.training.measuring import Measured, measure_throughput
-from mixlab.training.memory import needed_bytes
+from mixlab.training.memory import needed_memory
 from mixlab.training.planning import _larger, choose, largest_stack, plan_of
 from mixlab.training.stacked.batches import micro_batch
 from tests.training.conftest import small_recipe
@@ -70,7 +70,7 @@ def test_growing_batches_are_in_the_time_and_the_tokens() -> None:
 
 def needed(recipe: Recipe, runs: int) -> int:
     sequences = micro_batch(recipe, CPU, runs, recipe.batch_sequences)
-    return needed_bytes(recipe, sequences=sequences, runs=runs, device=CPU)
+    return needed_memory(recipe, sequences=sequences, runs=runs, device=CPU).peak
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, 12])

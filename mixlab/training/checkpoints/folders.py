@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixlab.corpora.shards import file_sha256
-from mixlab.errors import Conflict, InvalidRecipe, NotWritten, TruncatedFile
+from mixlab.corpora.shards import file_sha256, sync
+from mixlab.errors import InUse, InvalidRecipe, NotWritten, TruncatedFile
 
 FORMAT = 1
 RECORD = "run.json"
@@ -51,7 +51,7 @@ def steps_in(root: Path) -> list[int]:
 def locked(root: Path, seconds: float = LOCK_SECONDS) -> int | None:
     """Hold the folder until the descriptor is closed, or the process ends, however it does.
 
-    None where the file system has no locks. Raises Conflict where another process of this
+    None where the file system has no locks. Raises InUse where another process of this
     machine still holds it after so many seconds, and NotWritten where there can't be a folder.
     """
     try:
@@ -69,7 +69,7 @@ def locked(root: Path, seconds: float = LOCK_SECONDS) -> int | None:
         except BlockingIOError:
             if time.monotonic() >= end:
                 os.close(descriptor)
-                raise Conflict(
+                raise InUse(
                     f"Another process trains in {root.parent}; wait for it, stop it, or give this "
                     "run a folder of its own."
                 ) from None
@@ -114,12 +114,12 @@ def publish(
         json.dump(content | {"sha256": _digest(content)}, handle, indent=1)
         handle.flush()
         os.fsync(handle.fileno())
-    _sync_folder(aside)
+    sync(aside)
     replaced = folder.with_name(f"{REPLACED}{folder.name}")
     if folder.exists():
         folder.rename(replaced)
     aside.rename(folder)
-    _sync_folder(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -181,11 +181,3 @@ def _problem(file: Path, told: Mapping[str, Any]) -> str | None:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

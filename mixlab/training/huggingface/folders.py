@@ -1,12 +1,12 @@
 """Folders that are there whole or not at all, and the JSON in them."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mixlab.corpora.shards import sync
 from mixlab.errors import AlreadyExists, TruncatedFile
 
 
@@ -24,9 +24,9 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         aside.mkdir()
         write(aside)
         for path in (*aside.iterdir(), aside):
-            _sync(path)
+            sync(path)
         aside.replace(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -36,14 +36,6 @@ def _check_free(folder: Path) -> None:
         return  # an empty folder can be renamed over
     if folder.exists():
         raise AlreadyExists(f"{folder} is there already; name another folder, or delete it.")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_json(path: Path) -> dict[str, Any]:

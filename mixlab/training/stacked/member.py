@@ -21,7 +21,7 @@ from mixlab.recipes import Recipe
 from mixlab.runs import Observation
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.checkpoints import Checkpoints
-from mixlab.training.data import consumed_by, mixture_until
+from mixlab.training.data import consumed_by, observed
 from mixlab.training.decoder import Decoder
 from mixlab.training.guards import Guard
 from mixlab.training.metrics import MFU_FORMULA, utilisation
@@ -85,14 +85,7 @@ class Member:
 
     def observe(self, step: int, losses_nats: Mapping[str, float]) -> Observation:
         """An evaluation's losses as an observation."""
-        return Observation(
-            run="",
-            mixture=mixture_until(step, self.schedule, self.sampler),
-            step=step,
-            tokens=self.recipe.tokens_before(step + 1),
-            losses_nats=dict(losses_nats),
-            params=self.recipe.architecture.parameters,
-        )
+        return observed(step, losses_nats, self.recipe, self.schedule, self.sampler)
 
     def steps(self) -> set[int]:
         """The updates after which there is a checkpoint."""
