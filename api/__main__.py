@@ -1,9 +1,9 @@
 """`python -m api`: the HTTP API alone, where MIXLAB_HOST and MIXLAB_PORT say."""
 
-import uvicorn
+import sys
 
-from api.app import create_app
+from api.serving import serve
 from api.settings import Settings
 
-settings = Settings()
-uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
+if __name__ == "__main__":
+    sys.exit(serve(Settings()))

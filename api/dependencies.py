@@ -10,8 +10,10 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.callers import Caller
 from api.dispatch import Dispatcher
 from api.errors import LedgerUnreachable
+from api.health.disk import Disk
 from api.settings import Settings
 from api.values import ID_PATTERN
 from mixlab.corpora.reading.paths import PathPolicy
@@ -28,6 +30,7 @@ class Resources:
             timeout_seconds=settings.broker_timeout_seconds,
         )
         self.policy = PathPolicy(tuple(settings.data_roots), tuple(settings.remote_schemes))
+        self.disk = Disk(settings.home)
         self._ledger: Ledger | None = None
         self._opening = Lock()
 
@@ -56,8 +59,21 @@ def _resources(request: Request) -> Resources:
 ResourcesDep = Annotated[Resources, Depends(_resources)]
 
 
-def _ledger(resources: ResourcesDep) -> Ledger:
-    return resources.ledger()
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller  # set by api/auth.py, without which no route is reached
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+def _ledger(resources: ResourcesDep, caller: CallerDep) -> Ledger:
+    """The ledger as the caller sees it; what is asked for through it is the caller's."""
+    return resources.ledger().of(
+        caller.key_id,
+        everything=caller.sees_everything,
+        max_active=resources.settings.max_active_jobs,
+    )
 
 
 def _dispatcher(resources: ResourcesDep) -> Dispatcher:

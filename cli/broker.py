@@ -60,6 +60,11 @@ class Broker:
         return self.folder / "broker.conf"
 
     @property
+    def url_file(self) -> Path:
+        """The URL for those who connect, readable by its user alone."""
+        return self.folder / "url"
+
+    @property
     def command(self) -> list[str]:
         """What to run, in the foreground."""
         return [str(self.executable), str(self.config_file)]
@@ -70,6 +75,9 @@ class Broker:
             "protected-mode yes",
             f"port {self.port}",
             f"requirepass {self.password}",
+            # Nothing here needs Lua, and several ways out of its sandbox were found
+            # (CVE-2025-49844 in all versions before October 2025).
+            f"user default on >{self.password} ~* &* +@all -@scripting -module -debug",
             f"dir {_quoted(self.folder)}",
             "daemonize no",
             "appendonly yes",
@@ -77,10 +85,8 @@ class Broker:
             'save ""',
             "maxmemory-policy noeviction",
         )
-        descriptor = os.open(self.config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.fchmod(descriptor, 0o600)  # the file may stand there from before, with other rights
-        with os.fdopen(descriptor, "w") as file:
-            file.write("\n".join(lines) + "\n")
+        _write_secret(self.config_file, "\n".join(lines) + "\n")
+        _write_secret(self.url_file, self.url + "\n")
 
     def answers(self) -> bool:
         """Whether it answers a PING with the password now."""
@@ -155,3 +161,10 @@ def free_port() -> int:
 def _quoted(path: Path) -> str:
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
+
+
+def _write_secret(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(descriptor, 0o600)  # the file may stand there from before, with other rights
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

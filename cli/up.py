@@ -1,4 +1,4 @@
-"""`mixlab up`: the whole service on one machine, on the loopback address alone.
+"""`mixlab up`: the whole service on one machine, on the loopback address unless told otherwise.
 
     broker, API, worker of the cpu queue, worker of the gpu queue, sweep
 
@@ -19,10 +19,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Annotated, NoReturn, Self
+from typing import IO, Annotated, Any, NoReturn, Self
 
 import typer
 from pydantic import ValidationError
@@ -35,10 +35,14 @@ from cli.corpora import default_folder
 from cli.processes import Child, Processes, Say
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Queue
-from workers.contract import SharedSettings
 from workers.settings import WorkerSettings
 
 PORT = 8712
+LOOPBACK = "127.0.0.1"
+LOCAL_HOSTS = ("localhost", LOOPBACK, "[::1]")
+# What says where a broker is; the one that is started here takes their place.
+BROKERS = ("MIXLAB_BROKER_URL", "MIXLAB_BROKER_URL_FILE", "MIXLAB_BROKER_PASSWORD_FILE")
+API = [sys.executable, "-m", "api"]
 API_SECONDS = 30.0
 STOP_SECONDS = 8.0  # for a worker to stop, beside what its training runs need
 
@@ -56,12 +60,14 @@ class Stack:
         home: Path,
         *,
         data_roots: Sequence[Path] = (),
+        host: str = LOOPBACK,
         port: int | None = None,
         cpu_workers: int | None = None,
         gpu_workers: int | None = None,
         say: Say = lambda _line: None,
     ) -> None:
         self.home = home.expanduser().resolve()
+        self._host = host
         self._port = port
         self._data_roots = data_roots
         self._gpus = count_gpus()
@@ -76,7 +82,7 @@ class Stack:
     @property
     def base_url(self) -> str:
         """Where the API answers."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._named_host()}:{self._port}"
 
     @property
     def logs(self) -> Path:
@@ -93,19 +99,19 @@ class Stack:
         return self
 
     def _start(self) -> None:
-        settings = _checked_settings(self.home)
+        settings = _checked_settings(self.home, self._host)
         self.logs.mkdir(parents=True, exist_ok=True)
         self._lock = _only_one(self.home)
-        self._port = _checked(self._port)
+        self._port = _checked(self._host, self._port)
         broker = Broker.prepare(self.home / "broker")
-        _migrate(settings.database_url.get_secret_value())
+        _migrate(settings)
         self._processes = Processes(self.logs, self._environment(broker), self._say)
         started = self._processes.start("broker", broker.command)
         broker.wait(started.process, started.log)
         for queue in Queue:
             self._processes.start(f"worker-{queue}", worker(queue, self._slots[queue]))
         self._processes.start("sweep", [sys.executable, "-m", "workers.sweep"])
-        self._wait_for(self._processes.start("api", api(self._port)))
+        self._wait_for(self._processes.start("api", API))
         self._lock.write(f"{self.base_url} (process {os.getpid()})")
         self._lock.flush()
 
@@ -131,14 +137,29 @@ class Stack:
         self.stop()
 
     def _environment(self, broker: Broker) -> dict[str, str]:
-        told = {"MIXLAB_HOME": str(self.home), "MIXLAB_BROKER_URL": broker.url}
+        # The broker's password goes by a file: variables show in what children hand on and report.
+        told = {
+            "MIXLAB_HOME": str(self.home),
+            "MIXLAB_BROKER_URL_FILE": str(broker.url_file),
+            "MIXLAB_HOST": self._host,
+            "MIXLAB_PORT": str(self._port),
+        }
         if self._data_roots:
             told["MIXLAB_DATA_ROOTS"] = json.dumps([str(root) for root in self._data_roots])
-        defaults = {"MIXLAB_GPUS": str(self._gpus)}
+        defaults = {
+            "MIXLAB_GPUS": str(self._gpus),
+            "MIXLAB_ALLOWED_HOSTS": json.dumps(sorted({*LOCAL_HOSTS, self._named_host()})),
+        }
         if not self._gpus:
             threads = max(1, cores() // self._slots[Queue.GPU])
             defaults["MIXLAB_THREADS"] = str(threads)
-        return defaults | dict(os.environ) | told
+        inherited = {name: text for name, text in os.environ.items() if name not in BROKERS}
+        return defaults | inherited | told
+
+    def _named_host(self) -> str:
+        """The host as it stands in a URL."""
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)
+        return f"[{host}]" if ":" in host else host
 
     def _wait_for(self, child: Child) -> None:
         deadline = time.monotonic() + API_SECONDS
@@ -146,14 +167,6 @@ class Stack:
             if time.monotonic() > deadline or child.quick_ends > 1:
                 raise CannotStart(f"The API does not answer at {self.base_url}; see {child.log}.")
             time.sleep(0.05)
-
-
-def api(port: int) -> list[str]:
-    """The command of the API."""
-    target = ["uvicorn", "api.app:create_app", "--factory"]
-    # Clients that wait for a job's end hold their connections open; a stop can't wait for them.
-    options = ["--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "3"]
-    return [sys.executable, "-m", *target, *options]
 
 
 def worker(queue: Queue, slots: int) -> list[str]:
@@ -200,63 +213,81 @@ def _only_one(home: Path) -> IO[str]:
     return lock
 
 
-def _checked_settings(home: Path) -> SharedSettings:
-    """The settings; those of the API and the workers are read too. Raises CannotStart."""
+def _checked_settings(home: Path, host: str) -> Settings:
+    """The settings of the API; those of the workers are read too. Raises CannotStart."""
     try:
-        Settings(home=home)
         WorkerSettings(home=home)
-        return SharedSettings(home=home)
+        return Settings(home=home, host=host)
     except ValidationError as problem:
-        places = {".".join(map(str, each["loc"])): each["msg"] for each in problem.errors()}
-        told = "; ".join(f"MIXLAB_{name.upper()}: {text}" for name, text in places.items())
+        told = "; ".join(map(_told, problem.errors(include_input=False)))
     except SettingsError as problem:
         told = f'{problem}; lists are written as JSON, such as ["/data"]'
     raise CannotStart(f"The environment's MIXLAB_* settings can't be used: {told}.")
 
 
-def _migrate(url: str) -> None:
-    """Bring the ledger to this version's schema. Raises CannotStart."""
+def _told(error: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, error["loc"])).upper()
+    text = str(error["msg"]).removeprefix("Value error, ").removesuffix(".")
+    return f"MIXLAB_{name}: {text}" if name else text
+
+
+def _migrate(settings: Settings) -> None:
+    """Bring the ledger to this version's schema. Raises CannotStart.
+
+    An address that others reach needs an API key first.
+    """
     try:
-        Ledger.open(url).close()
+        ledger = Ledger.open(settings.database_url.get_secret_value())
+        closed = settings.only_local or ledger.keys.exist()
+        ledger.close()
     except SQLAlchemyError as problem:
         # Only the class: the text of some drivers holds the URL and its password.
         raise CannotStart(
             f"The ledger can't be opened ({type(problem).__name__}). It is ledger.sqlite in the "
             "home folder, or what MIXLAB_DATABASE_URL names; mend or move it, or choose another."
         ) from problem
+    if not closed:
+        raise CannotStart(
+            f"Others could reach {settings.host}, and there is no API key yet. Make one with "
+            f"`mixlab keys create NAME --home {settings.home}`, or leave --host out."
+        )
 
 
-def _checked(port: int | None) -> int:
+def _checked(host: str, port: int | None) -> int:
     if port is None:
         return free_port()
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as problem:
-            raise CannotStart(
-                f"Port {port} is taken ({problem.strerror}); choose another with --port."
-            ) from None
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as problem:
+        raise CannotStart(
+            f"Port {port} of {host} can't be had ({problem.strerror}); choose another with --port."
+        ) from None
     return port
 
 
 def _answers(url: str) -> bool:
     try:
-        # Without the proxies of the environment: this is the loopback address.
+        # Without the proxies of the environment: this is an address of this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
+        opener.open(url, timeout=2).close()
+    except urllib.error.HTTPError:
+        return True  # such as a Host header that MIXLAB_ALLOWED_HOSTS leaves out
     except (urllib.error.URLError, OSError):
         return False
+    return True
 
 
 def up(
     home: Annotated[
         Path, typer.Option(envvar="MIXLAB_HOME", help="Ledger, shards, checkpoints and logs.")
     ] = Path(".mixlab"),
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of the API on 127.0.0.1.")
-    ] = PORT,
+    host: Annotated[
+        str, typer.Option(help="Address of the API; others than 127.0.0.1 need an API key first.")
+    ] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = PORT,
     data_root: Annotated[
         list[Path] | None,
         typer.Option(
@@ -281,7 +312,7 @@ def up(
     """Start the API, the workers, the sweep and a broker on this machine. Ctrl-C stops all."""
     signal.signal(signal.SIGTERM, _interrupt)
     stack = Stack(
-        home, data_roots=_roots(data_root), port=port,
+        home, data_roots=_roots(data_root), host=host, port=port,
         cpu_workers=cpu_workers, gpu_workers=gpu_workers, say=_say,
     )  # fmt: skip
     try:

@@ -9,6 +9,8 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from workers.credentials import broker_url, database_url
+
 TASK_RUN_JOB = "mixlab.run_job"  # args: (job_id,)
 KEY_PREFIX = "mixlab:"  # of every key on the broker
 
@@ -16,28 +18,61 @@ KEY_PREFIX = "mixlab:"  # of every key on the broker
 class SharedSettings(BaseSettings):
     """What the API, the workers and the sweep must agree on; environment `MIXLAB_*`."""
 
-    model_config = SettingsConfigDict(env_prefix="MIXLAB_", extra="ignore")
+    # Inputs are hidden, since pydantic's errors would quote every other setting, URLs included.
+    model_config = SettingsConfigDict(
+        env_prefix="MIXLAB_", extra="ignore", hide_input_in_errors=True
+    )
 
     home: Path = Field(Path(".mixlab"), description="Folder of shards, checkpoints and SQLite.")
     database_url: SecretStr = Field(
         SecretStr(""), description="SQLAlchemy URL; empty means SQLite in the home folder."
     )
+    database_url_file: Path | None = Field(
+        None, description="File that holds the database's URL, instead of MIXLAB_DATABASE_URL."
+    )
+    database_password_file: Path | None = Field(
+        None, description="File that holds the password that the database's URL leaves out."
+    )
     broker_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Redis-protocol broker."
+        SecretStr(""), description="Redis-protocol broker; empty means redis://127.0.0.1:6379/0."
+    )
+    broker_url_file: Path | None = Field(
+        None, description="File that holds the broker's URL, instead of MIXLAB_BROKER_URL."
+    )
+    broker_password_file: Path | None = Field(
+        None, description="File that holds the password that the broker's URL leaves out."
     )
     data_roots: list[Path] = Field(
         default_factory=list, description="Folders that corpora may be read from."
     )
     remote_schemes: list[str] = Field(
-        default_factory=list, description="fsspec schemes that corpora may use, such as s3."
+        default_factory=list,
+        description="Remote places that corpora may be read from: schemes such as s3, or better "
+        "URLs such as s3://bucket/pile.",
+    )
+    remote_endpoints: list[str] = Field(
+        default_factory=list,
+        description="Private addresses that reading remote corpora may connect to, such as an "
+        "object store's: an address, a network, or either with a port (10.0.0.5:9000).",
     )
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         self.home = self.home.expanduser().resolve()
         self.data_roots = [root.expanduser().resolve() for root in self.data_roots]
-        if not self.database_url.get_secret_value():
-            self.database_url = SecretStr(f"sqlite:///{self.home / 'ledger.sqlite'}")
+        self.database_url = SecretStr(
+            database_url(
+                self.database_url.get_secret_value(),
+                self.database_url_file,
+                self.database_password_file,
+                default=f"sqlite:///{self.home / 'ledger.sqlite'}",
+            )
+        )
+        self.broker_url = SecretStr(
+            broker_url(
+                self.broker_url.get_secret_value(), self.broker_url_file, self.broker_password_file
+            )
+        )
         return self
 
     def corpus_folder(self, corpus_id: str) -> Path:
