@@ -1,4 +1,4 @@
-"""What OpenAPI can't learn from types: problem responses, headers and links of a 202.
+"""What OpenAPI can't learn from types: problem responses, headers, links, streams.
 
 Statuses come from `api/errors.py`; a route names the errors that it may meet.
 """
@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
+from api import auth, request_id
 from api.errors import MEDIA_TYPE, TITLES, status_of, title_of
 from mixlab import __version__
 from mixlab.errors import MixlabError
@@ -42,12 +43,13 @@ class Problem(BaseModel):
     status: int
     detail: str
     instance: str | None = None
+    request_id: str | None = Field(None, description="By which the service's log knows it.")
     errors: list[ProblemItem] | None = None
 
 
 def problems(*kinds: type[MixlabError] | int, body: bool = False) -> Responses:
     """Declared problem responses: of error classes, of bare statuses, and of every body."""
-    common = (400, 413, 415, 422, 503) if body else (400, 503)
+    common = (400, 406, 413, 415, 422, 500, 503) if body else (400, 406, 500, 503)
     found: dict[int, list[str]] = {}
     for kind in (*kinds, *common):
         if isinstance(kind, int):
@@ -63,36 +65,48 @@ def problems(*kinds: type[MixlabError] | int, body: bool = False) -> Responses:
     }
 
 
-def created(what: str) -> Responses:
-    """The 201 of a thing that has a URL of its own."""
-    return {201: {"description": f"The {what}.", "headers": {"Location": _header("Its URL.")}}}
-
-
 def _header(description: str, kind: str = "string") -> dict[str, Any]:
     return {"description": description, "schema": {"type": kind}}
 
 
-def _job_link(operation: str, description: str) -> dict[str, Any]:
-    return {
-        "operationId": operation,
-        "parameters": {"job_id": "$response.body#/id"},
-        "description": description,
-    }
+LOCATION = {"Location": _header("Its URL.")}
+RETRY_AFTER = {"Retry-After": _header("Seconds to wait before asking again.", "integer")}
+ETAG = {"ETag": _header("Of this version of the job and of its children.")}
+PREFERENCE_APPLIED = {"Preference-Applied": _header("The wait that was granted: `wait=N`.")}
+REPLAYED = {"Idempotent-Replayed": _header("`true` on an answer given before.")}
 
-
-ACCEPTED: Responses = {
-    202: {
-        "description": "The job is recorded; a worker will do it.",
-        "headers": {
-            "Location": _header("URL of the job."),
-            "Retry-After": _header("Seconds to wait before asking for the job.", "integer"),
-        },
-        "links": {
-            "job": _job_link("getJob", "Ask how far the job is."),
-            "cancel": _job_link("cancelJob", "Ask the job to stop."),
-        },
-    }
+EVENT_STREAM: dict[str, Any] = {
+    "description": "A page of events, or a stream of those that happen.",
+    "content": {
+        "text/event-stream": {
+            "schema": {
+                "type": "string",
+                "description": "Server-sent events: `event`, `data` in JSON, and the number of an "
+                "event as its `id`; a comment every 15 s while nothing happens.",
+            },
+            "example": 'event: stage\ndata: {"job_id": "job_0199f2c4", "seq": 3, "at": '
+            '"2030-01-01T00:00:00Z", "event": "stage", "data": {"stage": "fit"}}\n'
+            "id: 3\n\n",
+        }
+    },
 }
+
+
+def job_links() -> dict[str, Any]:
+    """From an answer that shows a job to what can be asked of it."""
+    operations = {
+        "job": ("getJob", "Ask how far the job is."),
+        "events": ("listJobEvents", "Follow what happens to the job."),
+        "cancel": ("cancelJob", "Ask the job to stop."),
+    }
+    return {
+        name: {
+            "operationId": operation,
+            "parameters": {"job_id": "$response.body#/id"},
+            "description": description,
+        }
+        for name, (operation, description) in operations.items()
+    }
 
 
 def install(app: FastAPI) -> None:
@@ -110,6 +124,8 @@ def install(app: FastAPI) -> None:
             )
             _add_problems(document)
             _drop_default_validation(document)
+            auth.describe(document, lambda status: problems(status)[status])
+            _add_request_ids(document)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -135,3 +151,26 @@ def _drop_default_validation(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+
+
+def _add_request_ids(document: dict[str, Any]) -> None:
+    """Say that every answer has the request's id, and every request may bring one."""
+    components = document["components"]
+    components["headers"] = {
+        request_id.HEADER: _header("The request's id, as it was sent or made here.")
+    }
+    components["parameters"] = {
+        request_id.HEADER: {
+            "name": request_id.HEADER, "in": "header", "required": False,
+            "description": "An id of your own for this request, of up to 128 letters, digits and "
+            "._:/+=-; anything else is replaced.",
+            "schema": {"type": "string"},
+        }
+    }  # fmt: skip
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            own = operation.setdefault("parameters", [])
+            own.append({"$ref": f"#/components/parameters/{request_id.HEADER}"})
+            for response in operation["responses"].values():
+                headers = response.setdefault("headers", {})
+                headers[request_id.HEADER] = {"$ref": f"#/components/headers/{request_id.HEADER}"}

@@ -1,42 +1,50 @@
 """Routes of corpora."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
 from api.corpora.schemas import CorpusBody, CorpusPage, CorpusView
-from api.dependencies import DispatcherDep, Id, LedgerDep, PolicyDep
-from api.jobs.routes import accept
-from api.jobs.schemas import JobView
-from api.openapi import ACCEPTED, created, problems
+from api.dependencies import Id, LedgerDep, PolicyDep
+from api.jobs.schemas import PRIORITY_LIMIT, JobView
+from api.making import WAITS, MakingDep, MakingRoute, makes, makes_job
+from api.openapi import problems
 from api.paging import PageSize, PageToken, after_of, size_of, token_for
-from api.strict import StrictRoute
 from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.errors import InvalidCorpus, MissingFile, PathNotAllowed, UnknownCorpus
 from mixlab.ledger.records import JobKind, Queue
 
-router = APIRouter(prefix="/corpora", tags=["corpora"], route_class=StrictRoute)
+router = APIRouter(prefix="/corpora", tags=["corpora"], route_class=MakingRoute)
+
+PriorityQuery = Annotated[
+    int,
+    Query(
+        ge=-PRIORITY_LIMIT, le=PRIORITY_LIMIT,
+        description="Of queued jobs, the highest is taken first.",
+    ),
+]  # fmt: skip
 
 
 @router.post(
     "",
     status_code=201,
     operation_id="registerCorpus",
-    responses={
-        **problems(InvalidCorpus, MissingFile, PathNotAllowed, body=True),
-        **created("corpus"),
-    },
+    response_model=CorpusView,
+    responses=makes("corpus", InvalidCorpus, MissingFile, PathNotAllowed),
 )
 def register_corpus(
-    body: CorpusBody, ledger: LedgerDep, policy: PolicyDep, response: Response
-) -> CorpusView:
+    body: CorpusBody, making: MakingDep, policy: PolicyDep
+) -> CorpusView | Response:
     """Register domains of text. Every path is looked at now; the text is read by a job.
 
     A path that is not there is a 422, one that may not be read (outside the allowed folders,
     through a symbolic link, not a regular file) a 403.
     """
-    corpus = ledger.add_corpus(body.name, checked_spec(body, policy))
-    response.headers["Location"] = f"/corpora/{corpus.id}"
+    spec = checked_spec(body, policy)
+    if making.only_check:
+        return making.checked({"name": body.name, "spec": spec})
+    corpus = making.ledger.add_corpus(body.name, spec, number=making.number)
+    making.response.headers["Location"] = f"/corpora/{corpus.id}"
     return CorpusView.of(corpus)
 
 
@@ -62,15 +70,17 @@ def get_corpus(corpus_id: Id, ledger: LedgerDep) -> CorpusView:
     "/{corpus_id}/entropy",
     status_code=202,
     operation_id="measureCorpus",
-    responses={**problems(UnknownCorpus), **ACCEPTED},
+    response_model=JobView,
+    responses=makes_job(UnknownCorpus, body=False),
+    dependencies=WAITS,
 )
 def measure_corpus(
-    corpus_id: Id, ledger: LedgerDep, dispatcher: DispatcherDep, response: Response
-) -> JobView:
+    corpus_id: Id, making: MakingDep, priority: PriorityQuery = 0
+) -> JobView | Response:
     """Tokenise the corpus and measure its domains' entropies."""
-    ledger.corpus(corpus_id)  # an unknown corpus is told now, not by a failed job
-    job = ledger.submit(JobKind.MEASURE_CORPUS, {"corpus_id": corpus_id}, queue=Queue.CPU)
-    return accept(response, ledger, dispatcher, job)
+    making.ledger.corpus(corpus_id)  # an unknown corpus is told now, not by a failed job
+    payload = {"corpus_id": corpus_id}
+    return making.job(JobKind.MEASURE_CORPUS, payload, queue=Queue.CPU, priority=priority)
 
 
 def checked_spec(body: CorpusBody, policy: PathPolicy) -> dict[str, Any]:

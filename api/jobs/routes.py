@@ -1,34 +1,46 @@
-"""Routes of jobs."""
+"""Routes that show jobs: lists, one, its children and events. What changes them: actions.py."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import Id, LedgerDep
-from api.dispatch import Dispatcher
+from api.jobs import actions, logs
 from api.jobs.progress import progress_of
-from api.jobs.schemas import JobPage, JobView
-from api.openapi import problems
+from api.jobs.schemas import EventPage, EventView, JobPage, JobView
+from api.jobs.seen import Seen
+from api.jobs.showing import etag_of, matches, shown
+from api.jobs.streams import JobStream
+from api.jobs.watching import Watcher, WatcherDep
+from api.openapi import ETAG, EVENT_STREAM, PREFERENCE_APPLIED, RETRY_AFTER, problems
 from api.paging import PageSize, PageToken, after_of, size_of, token_for
-from api.strict import StrictRoute
+from api.preferring import Asked
+from api.strict import StrictRoute, prefers
 from api.values import ID_PATTERN
 from mixlab.errors import UnknownJob
 from mixlab.ledger.records import Job, JobKind, JobState
 from mixlab.ledger.sql import Ledger
 
-RETRY_AFTER_SECONDS = 2
+MOST_EVENTS = 2**31 - 1  # what the ledger's column of event numbers holds
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
-
-def accept(response: Response, ledger: Ledger, dispatcher: Dispatcher, job: Job) -> JobView:
-    """Send a job that the ledger holds, and fill in the headers of its 202."""
-    dispatcher.send(job, ledger)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return JobView.of(job)
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", description="ETags of the job as you know it.")
+]
+After = Annotated[
+    int, Query(ge=0, le=MOST_EVENTS, description="Number of the last event that you know.")
+]
+LastEventId = Annotated[
+    int | None,
+    Header(
+        alias="Last-Event-ID", ge=0, le=MOST_EVENTS,
+        description="The same of a stream that goes on; counts more than `after`.",
+    ),
+]  # fmt: skip
+Parent = Annotated[str | None, Query(max_length=64, pattern=ID_PATTERN)]
 
 
 @router.get("", operation_id="listJobs", responses=problems(422, UnknownJob))
@@ -36,21 +48,24 @@ def list_jobs(
     ledger: LedgerDep,
     state: JobState | None = None,
     kind: JobKind | None = None,
-    parent: Annotated[str | None, Query(max_length=64, pattern=ID_PATTERN)] = None,
+    parent: Parent = None,
     page_size: PageSize = 0,
     page_token: PageToken = "",
 ) -> JobPage:
     """Jobs, newest first, filtered by state, kind and parent."""
     filters = {"state": state, "kind": kind, "parent": parent}
-    after, size = after_of(page_token, filters), size_of(page_size)
-    if parent is None:
-        found = list(ledger.jobs(state=state, kind=kind, limit=size + 1, after=after))
-    else:
-        found = _of_parent(ledger, parent, state, kind)
-        ids = [job.id for job in found]
-        found = found[ids.index(after) + 1 if after in ids else 0 :]
-    token = token_for([job.id for job in found], size, filters)
-    return JobPage(jobs=[_view(ledger, job) for job in found[:size]], next_page_token=token)
+    if parent is not None:
+        ledger.job(parent)  # an unknown parent is an error, not an empty list
+    return _page(ledger, filters, page_size, page_token)
+
+
+@router.get("/{job_id}/children", operation_id="listChildren", responses=problems(422, UnknownJob))
+def list_children(
+    job_id: Id, ledger: LedgerDep, page_size: PageSize = 0, page_token: PageToken = ""
+) -> JobPage:
+    """The jobs that this one has submitted, newest first."""
+    ledger.job(job_id)
+    return _page(ledger, {"parent": job_id}, page_size, page_token)
 
 
 @router.get(
@@ -58,75 +73,105 @@ def list_jobs(
     operation_id="getJob",
     response_model=JobView,
     responses={
-        **problems(UnknownJob),
-        304: {"description": "The job is as the given ETag knows it."},
+        **problems(422, UnknownJob),
+        200: {"headers": {**ETAG, **RETRY_AFTER, **PREFERENCE_APPLIED}},
+        304: {
+            "description": "The job is as the given ETag knows it.",
+            "headers": {**ETAG, **RETRY_AFTER, **PREFERENCE_APPLIED},
+        },
     },
 )
-def get_job(
+async def get_job(
     job_id: Id,
+    request: Request,
     ledger: LedgerDep,
-    response: Response,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> JobView | Response:
-    """One job. While it is active `Retry-After` says when to ask again."""
-    job = ledger.job(job_id)
-    children = ledger.children(job_id)
-    headers = {"ETag": _etag(job, children), "Cache-Control": "no-cache"}
-    if not job.state.terminal:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    if if_none_match and _matches(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return JobView.of(job, progress_of(job, children, now=datetime.now(UTC)))
+    watcher: WatcherDep,
+    wait: Asked,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """One job. While it is active `Retry-After` says when to ask again.
+
+    With `wait` the answer comes once the job has changed from the given ETag; without an ETag,
+    once the job has ended; or when the time is over.
+    """
+    seen = await _visible(watcher, ledger, job_id)
+    if wait:
+
+        def enough(now: Seen) -> bool:
+            return now.ended or (bool(if_none_match) and not matches(if_none_match, etag_of(now)))
+
+        seen = await watcher.until(seen, enough, wait, request.receive)
+    return shown(seen, if_none_match=if_none_match, waited=wait)
 
 
-@router.post(
-    "/{job_id}/cancel",
-    operation_id="cancelJob",
+@router.get(
+    "/{job_id}/events",
+    operation_id="listJobEvents",
+    response_model=EventPage,
     responses={
-        **problems(UnknownJob),
-        202: {"model": JobView, "description": "Its worker was asked to stop."},
+        **problems(406, 422, UnknownJob),
+        200: EVENT_STREAM,
+        204: {"description": "The job has ended, and you know its last event: stop listening."},
     },
 )
-def cancel_job(job_id: Id, ledger: LedgerDep, response: Response) -> JobView:
-    """Ask a job and its children to stop; asking again changes nothing.
+async def list_events(
+    job_id: Id,
+    request: Request,
+    ledger: LedgerDep,
+    watcher: WatcherDep,
+    after: After = 0,
+    page_size: PageSize = 0,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """What happened to a job; with `Accept: text/event-stream`, what happens until its end.
 
-    200 once the job is over (cancelled or otherwise), 202 while its worker is still stopping.
+    The stream tells events by their names, with their numbers as ids, and between them `job`
+    events with the whole job as it gets on. It ends after the event that ends the job, and goes
+    on where it broke off.
     """
-    job = ledger.request_cancel(job_id)
-    if not job.state.terminal:
-        response.status_code = 202
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return JobView.of(job)
+    seen = await _visible(watcher, ledger, job_id)
+    if prefers(request, "text/event-stream"):
+        known = after if last_event_id is None else last_event_id
+        if seen.ended and known >= seen.number:
+            return Response(status_code=204)
+        return JobStream(watcher, seen, known)
+    page = await run_in_threadpool(_events, ledger, job_id, after, size_of(page_size))
+    return Response(page.model_dump_json(), media_type="application/json")
 
 
-@router.get("/{job_id}/children", operation_id="listChildren", responses=problems(UnknownJob))
-def list_children(job_id: Id, ledger: LedgerDep) -> JobPage:
-    """Every job that this one has submitted, newest first."""
-    found = _of_parent(ledger, job_id, None, None)
-    return JobPage(jobs=[JobView.of(job) for job in found], next_page_token="")
+router.include_router(actions.router)
+router.include_router(logs.router)
 
 
-def _of_parent(
-    ledger: Ledger, parent: str, state: JobState | None, kind: JobKind | None
-) -> list[Job]:
-    ledger.job(parent)  # an unknown parent is an error, not an empty list
-    children = sorted(
-        ledger.children(parent), key=lambda job: (job.created_at, job.id), reverse=True
+async def _visible(watcher: Watcher, ledger: Ledger, job_id: str) -> Seen:
+    """The job as it is now, if the caller may see it. Raises UnknownJob."""
+    seen = await watcher.views.of(job_id)
+    if seen is None or not ledger.sees(seen.owner):
+        raise UnknownJob(f"There is no job {job_id!r}; GET /jobs lists those there are.")
+    return seen
+
+
+def _page(ledger: Ledger, filters: dict[str, Any], page_size: int, token: str) -> JobPage:
+    after, size = after_of(token, filters), size_of(page_size)
+    found = ledger.jobs(
+        filters.get("state"), filters.get("kind"), size + 1, after, filters.get("parent")
     )
-    return [job for job in children if state in (None, job.state) and kind in (None, job.kind)]
+    token = token_for([job.id for job in found], size, filters)
+    return JobPage(jobs=_views(ledger, found[:size]), next_page_token=token)
 
 
-def _view(ledger: Ledger, job: Job) -> JobView:
-    children = ledger.children(job.id) if job.state is JobState.WAITING else []
-    return JobView.of(job, progress_of(job, children, now=datetime.now(UTC)))
+def _views(ledger: Ledger, jobs: list[Job]) -> list[JobView]:
+    """With the progress of children where jobs wait for them, all in one read."""
+    waiting = [job.id for job in jobs if job.state is JobState.WAITING]
+    looks = ledger.looks.at(waiting) if waiting else []
+    families = {look.job.id: look.children for look in looks}
+    now = datetime.now(UTC)
+    return [JobView.of(job, progress_of(job, families.get(job.id, ()), now=now)) for job in jobs]
 
 
-def _etag(job: Job, children: Sequence[Job]) -> str:
-    # A child's progress shows in its parent, so the children's versions count too.
-    return f'W/"{job.version}.{len(children)}.{sum(child.version for child in children)}"'
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    given = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return "*" in given or etag.removeprefix("W/") in given
+def _events(ledger: Ledger, job_id: str, after: int, size: int) -> EventPage:
+    found = ledger.events(job_id, after, size + 1)
+    shown_ = [EventView.of(event) for event in found[:size]]
+    return EventPage(
+        events=shown_, next_after=shown_[-1].seq if shown_ else after, more=len(found) > size
+    )

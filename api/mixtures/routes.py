@@ -1,12 +1,12 @@
 """Routes of mixtures."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from api.dependencies import DispatcherDep, Id, LedgerDep
-from api.jobs.routes import accept
+from api.dependencies import Id, LedgerDep
 from api.jobs.schemas import JobView
+from api.making import WAITS, Making, MakingDep, MakingRoute, makes, makes_job
 from api.mixtures.checks import checked_fit, checked_proportions, train_tokens
 from api.mixtures.schemas import (
     DesignRequest,
@@ -20,9 +20,8 @@ from api.mixtures.schemas import (
     PredictedView,
     SolveBody,
 )
-from api.openapi import ACCEPTED, created, problems
+from api.openapi import problems
 from api.paging import PageSize, PageToken, after_of, size_of, token_for
-from api.strict import StrictRoute
 from api.values import ID_PATTERN
 from mixlab.errors import (
     InfeasibleConstraints,
@@ -39,7 +38,7 @@ from mixlab.errors import (
 )
 from mixlab.ledger.records import JobKind, Queue
 
-router = APIRouter(prefix="/mixtures", tags=["mixtures"], route_class=StrictRoute)
+router = APIRouter(prefix="/mixtures", tags=["mixtures"], route_class=MakingRoute)
 
 FIT_REFUSALS = (
     InfeasibleConstraints, InvalidBudget, InvalidLoss, InvalidMixture, InvalidTable, NotReady,
@@ -51,54 +50,40 @@ FIT_REFUSALS = (
     "/fit",
     status_code=202,
     operation_id="fitMixture",
-    responses={**problems(*FIT_REFUSALS, body=True), **ACCEPTED},
+    response_model=JobView,
+    responses=makes_job(*FIT_REFUSALS),
+    dependencies=WAITS,
 )
-def fit_mixture(
-    body: FitBody, ledger: LedgerDep, dispatcher: DispatcherDep, response: Response
-) -> JobView:
+def fit_mixture(body: FitBody, making: MakingDep) -> JobView | Response:
     """Find the mixture for a budget, doing whatever stages are missing.
 
     The corpus is measured, proxy runs are trained, the law is fitted, the mixture solved;
     the job's result links to it. With observations only the last two are done.
     """
-    job = ledger.submit(JobKind.FIT_MIXTURE, checked_fit(body, ledger), queue=Queue.CPU)
-    return accept(response, ledger, dispatcher, job)
+    payload = checked_fit(body, making.ledger)
+    return making.job(JobKind.FIT_MIXTURE, payload, queue=Queue.CPU, priority=body.priority)
 
 
 @router.post(
     "/solve",
     status_code=201,
     operation_id="solveMixture",
-    responses={
-        **problems(
-            InfeasibleConstraints,
-            InvalidBudget,
-            InvalidMixture,
-            InvalidTable,
-            NotReady,
-            TooFewMixtures,
-            UnknownMixture,
-            body=True,
-        ),
-        **created("new mixture"),
-    },
-)
-def solve_mixture(body: SolveBody, ledger: LedgerDep, response: Response) -> MixtureView:
+    response_model=MixtureView,
+    responses=makes(
+        "new mixture", InfeasibleConstraints, InvalidBudget, InvalidMixture, InvalidTable, NotReady,
+        TooFewMixtures, UnknownMixture,
+    ),
+)  # fmt: skip
+def solve_mixture(body: SolveBody, making: MakingDep) -> MixtureView | Response:
     """Solve a mixture's fit again under another budget, objective or constraints, at once."""
     from api.mixtures.solving import solve_again  # SciPy: not at start
 
-    parent = ledger.mixture(body.mixture_id)
+    parent = making.ledger.mixture(body.mixture_id)
     proportions, report = solve_again(body, parent)
-    record = ledger.add_mixture(
-        corpus_id=parent.corpus_id,
-        job_id=None,
-        parent_id=parent.id,
-        proportions=proportions,
-        fit=parent.fit,
-        report=report,
-    )
-    response.headers["Location"] = f"/mixtures/{record.id}"
-    return MixtureView.of(record)
+    return _registered(
+        making, corpus_id=parent.corpus_id, parent_id=parent.id, proportions=proportions,
+        fit=parent.fit, report=report,
+    )  # fmt: skip
 
 
 @router.post(
@@ -137,21 +122,16 @@ def design_mixtures(body: DesignRequest, ledger: LedgerDep) -> DesignView:
     "",
     status_code=201,
     operation_id="registerMixture",
-    responses={**problems(InvalidMixture, UnknownCorpus, body=True), **created("mixture")},
+    response_model=MixtureView,
+    responses=makes("mixture", InvalidMixture, UnknownCorpus),
 )
-def register_mixture(body: MixtureBody, ledger: LedgerDep, response: Response) -> MixtureView:
+def register_mixture(body: MixtureBody, making: MakingDep) -> MixtureView | Response:
     """Register proportions that you have already, to train with them."""
-    proportions = checked_proportions(body.proportions, ledger.corpus(body.corpus_id))
-    record = ledger.add_mixture(
-        corpus_id=body.corpus_id,
-        job_id=None,
-        parent_id=None,
-        proportions=proportions,
-        fit=None,
+    proportions = checked_proportions(body.proportions, making.ledger.corpus(body.corpus_id))
+    return _registered(
+        making, corpus_id=body.corpus_id, parent_id=None, proportions=proportions, fit=None,
         report={},
-    )
-    response.headers["Location"] = f"/mixtures/{record.id}"
-    return MixtureView.of(record)
+    )  # fmt: skip
 
 
 @router.get("", operation_id="listMixtures", responses=problems(422))
@@ -174,3 +154,12 @@ def list_mixtures(
 def get_mixture(mixture_id: Id, ledger: LedgerDep) -> MixtureView:
     """One mixture, with the fit and the problem that it came from."""
     return MixtureView.of(ledger.mixture(mixture_id))
+
+
+def _registered(making: Making, **values: Any) -> MixtureView | Response:
+    """Keep a mixture that no job made; or say what would be kept, without the parent's fit."""
+    if making.only_check:
+        return making.checked({name: value for name, value in values.items() if name != "fit"})
+    record = making.ledger.add_mixture(job_id=None, number=making.number, **values)
+    making.response.headers["Location"] = f"/mixtures/{record.id}"
+    return MixtureView.of(record)

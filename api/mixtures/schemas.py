@@ -12,6 +12,7 @@ from api.mixtures.questions import (
     Params,
     TokensByDomain,
 )
+from api.jobs.schemas import Priority
 from api.values import MAX_DOMAINS, Body, Identifier, Name, Seed, Shares, Tokens, View
 from mixlab.ledger.records import MixtureRecord
 
@@ -74,6 +75,7 @@ class FitBody(Body):
     objective: ObjectiveBody = Field(default_factory=ObjectiveBody)
     constraints: ConstraintsBody = Field(default_factory=ConstraintsBody)
     design: DesignBody = Field(default_factory=DesignBody)
+    priority: Priority = Field(0, description="Of queued jobs, the highest is taken first.")
     tokens_available: TokensByDomain | None = Field(
         None, description="Training tokens by domain; the corpus's own where left out."
     )

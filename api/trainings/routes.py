@@ -5,12 +5,11 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from api.dependencies import DispatcherDep, Id, LedgerDep
-from api.jobs.routes import accept
+from api.dependencies import Id, LedgerDep
 from api.jobs.schemas import JobView
+from api.making import WAITS, MakingDep, MakingRoute, makes_job
 from api.mixtures.checks import checked_proportions
-from api.openapi import ACCEPTED, problems
-from api.strict import StrictRoute
+from api.openapi import problems
 from api.trainings.schemas import TrainingBody, TrainingView
 from mixlab.errors import (
     InvalidMixture,
@@ -27,7 +26,7 @@ from mixlab.mixture import Mixture
 from mixlab.recipes import recipe
 from mixlab.schedules import MixtureSchedule
 
-router = APIRouter(prefix="/trainings", tags=["trainings"], route_class=StrictRoute)
+router = APIRouter(prefix="/trainings", tags=["trainings"], route_class=MakingRoute)
 
 REFUSALS = (InvalidMixture, InvalidRecipe, UnknownCorpus, UnknownMixture, UnknownRecipe)
 
@@ -36,18 +35,17 @@ REFUSALS = (InvalidMixture, InvalidRecipe, UnknownCorpus, UnknownMixture, Unknow
     "",
     status_code=202,
     operation_id="trainMixture",
-    responses={**problems(*REFUSALS, body=True), **ACCEPTED},
+    response_model=JobView,
+    responses=makes_job(*REFUSALS),
+    dependencies=WAITS,
 )
-def train_mixture(
-    body: TrainingBody, ledger: LedgerDep, dispatcher: DispatcherDep, response: Response
-) -> JobView:
+def train_mixture(body: TrainingBody, making: MakingDep) -> JobView | Response:
     """Train with exactly these proportions, or stage by stage with those of a schedule.
 
     The corpus is measured first if it wasn't yet.
     """
-    payload = checked_payload(body, ledger)
-    job = ledger.submit(JobKind.TRAIN, payload, queue=Queue.GPU)
-    return accept(response, ledger, dispatcher, job)
+    payload = checked_payload(body, making.ledger)
+    return making.job(JobKind.TRAIN, payload, queue=Queue.GPU, priority=body.priority)
 
 
 @router.get(

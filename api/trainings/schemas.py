@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field
 
+from api.jobs.schemas import Priority
 from api.values import MAX_DOMAINS, MAX_TOKENS, Body, Identifier, Name, Seed, Tokens, View
 from mixlab.ledger.records import Run, RunRole
 
@@ -74,6 +75,7 @@ class TrainingBody(Body):
     )
     seed: Seed = 0
     label: Name = Field("full", description="A word for your own lists.")
+    priority: Priority = Field(0, description="Of queued jobs, the highest is taken first.")
 
 
 class TrainingView(View):

@@ -27,8 +27,13 @@ class Ids:
         self._last = 0
         self._lock = Lock()
 
-    def new(self, prefix: str) -> str:
-        """An id that sorts after all that this maker made before with the same prefix."""
+    def new(self, prefix: str, number: str | None = None) -> str:
+        """An id that sorts after all that this maker made before with the same prefix.
+
+        Or the one with a number (24 hex digits) that a request brought along.
+        """
+        if number is not None:
+            return f"{prefix}_{number}"
         with self._lock:
             self._last = max(int(self._clock().timestamp() * 1_000_000), self._last + 1)
             return f"{prefix}_{self._last:014x}{secrets.token_hex(5)}"

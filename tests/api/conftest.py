@@ -17,6 +17,7 @@ from mixlab.ledger import Ledger
 from mixlab.ledger.records import MixtureRecord
 from mixlab.mixture import Mixture
 from mixlab.runs import Observation, Observations
+from tests.api.declared import DeclaredClient
 
 NO_BROKER = "redis://127.0.0.1:1/0"
 DOMAINS = ("code", "legal", "talk")
@@ -54,7 +55,7 @@ def app(settings: Settings) -> FastAPI:
 
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as running:
+    with DeclaredClient(app) as running:
         yield running
 
 

@@ -9,6 +9,7 @@ from api.errors import STATUS, status_of
 from api.strict import parse
 from mixlab import errors
 from mixlab.errors import MixlabError
+from tests.api.declared import HERE
 
 PROBLEM = "application/problem+json"
 
@@ -129,7 +130,71 @@ def test_an_unexpected_error_is_a_problem_that_tells_nothing(app: FastAPI) -> No
     def broken() -> None:
         raise RuntimeError("secret")
 
-    with TestClient(app, raise_server_exceptions=False) as client:
-        answer = client.get("/broken")
-    assert_problem(answer, 500, "internal")
+    with TestClient(app, client=HERE, raise_server_exceptions=False) as client:
+        answer = client.get("/broken", headers={"X-Request-ID": "mine.7"})
+    found = assert_problem(answer, 500, "internal")
     assert "secret" not in answer.text
+    assert found["request_id"] == answer.headers["X-Request-ID"] == "mine.7"
+
+
+def test_every_answer_has_the_requests_id_and_only_one_fit_for_a_log_is_taken(
+    client: TestClient,
+) -> None:
+    for path in ("/livez", "/nothing", "/jobs", "/jobs/job_none", "/jobs?page_size=-1"):
+        taken = client.get(path, headers={"X-Request-ID": "trace-1/span:2"})
+        assert taken.headers["X-Request-ID"] == "trace-1/span:2"
+        if taken.status_code >= 400:
+            assert taken.json()["request_id"] == "trace-1/span:2"
+        made = {client.get(path).headers["X-Request-ID"] for _ in range(2)}
+        assert len(made) == 2
+    for unfit in (b"", b"two words", b"x" * 129, b"a\tb", b"'); DROP TABLE", "é".encode(), b"\xff"):
+        answer = client.get("/livez", headers={"X-Request-ID": unfit})
+        assert len(answer.headers["X-Request-ID"]) == 32
+    elsewhere = client.get("/livez", headers={"host": "evil.example", "X-Request-ID": "x"})
+    assert assert_problem(elsewhere, 400, "host-not-allowed")["request_id"] == "x"
+
+
+def test_other_methods_are_told_which_are_answered(client: TestClient) -> None:
+    for path in ("/jobs", "/corpora", "/trainings", "/livez", "/jobs/job_1"):
+        allowed = {"/corpora": "GET, POST", "/trainings": "POST"}.get(path, "GET")
+        for method in ("HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "BREW"):
+            answer = client.request(method, path)
+            assert (answer.status_code, answer.headers["Allow"]) == (405, allowed), method
+            assert answer.headers["content-type"] == PROBLEM
+            if method != "HEAD":
+                detail = assert_problem(answer, 405, "method-not-allowed")["detail"]
+                assert allowed in detail
+
+
+def test_unknown_paths_are_problems_whatever_the_method(client: TestClient) -> None:
+    for path in ("/", "/jobs/", "//jobs", "/jobs/job_1/x", "/%2e%2e/etc", "/corpora/%0a"):
+        for method in ("GET", "POST", "HEAD", "DELETE"):
+            answer = client.request(method, path)
+            assert answer.status_code in (404, 405), (method, path)
+            assert answer.headers["content-type"] == PROBLEM
+
+
+def test_a_query_that_would_be_passed_over_is_refused(client: TestClient) -> None:
+    for query in ("state=queued&state=failed", "stat=queued", "page_size=1&x", "a[]=1", "%00=1"):
+        found = assert_problem(client.get(f"/jobs?{query}"), 422, "invalid-request")
+        assert found["errors"][0]["in"] == "query"
+
+
+def test_endless_queries_cost_nothing(client: TestClient) -> None:
+    found = assert_problem(client.get("/jobs?" + "kind=train&" * 700), 422, "invalid-request")
+    assert "700 times" in found["detail"]
+    many = client.get("/jobs?" + "&".join(f"a{number}" for number in range(1000)))
+    assert len(assert_problem(many, 422, "invalid-request")["errors"]) == 20
+
+
+def test_answers_are_of_an_accepted_type(client: TestClient) -> None:
+    for accept, status in {
+        "text/html": 406, "text/event-stream": 406, "application/json;q=0": 406,
+        "image/*, application/json;q=0.0": 406, "*/*": 200, "application/*": 200, "": 200,
+        "text/html, application/json;q=0.1": 200, "text/html,*/*;q=0.8": 200, ",;,": 200,
+        "application/json;q=many": 200, "Application/JSON; charset=utf-8": 200,
+    }.items():  # fmt: skip
+        answer = client.get("/jobs", headers={"accept": accept})
+        assert answer.status_code == status, accept
+        if status == 406:
+            assert "application/json" in assert_problem(answer, 406, "not-acceptable")["detail"]

@@ -189,7 +189,8 @@ def test_progress_never_passes_its_bounds() -> None:
         id="job_1", kind=JobKind.TRAIN, queue=Queue.GPU, state=JobState.WAITING, payload={},
         parent_id=None, key=None, stage=None, fraction=0.3, eta_seconds=5.0, attempt=1, failures=0,
         worker=None, lease_until=None, cancel_requested_at=None, error=None, result=None, version=1,
-        created_at=now, started_at=now, finished_at=None,
+        created_at=now, started_at=now, finished_at=None, owner=None, priority=0, not_before=None,
+        pause_requested_at=None,
     )  # fmt: skip
     assert progress_of(job, [], now=now).fraction == 0.3
 

@@ -14,7 +14,10 @@ ROUTES = {
     ("get", "/mixtures/{mixture_id}"),
     ("post", "/trainings"), ("get", "/trainings/{training_id}"), ("get", "/jobs"),
     ("get", "/jobs/{job_id}"), ("post", "/jobs/{job_id}/cancel"),
-    ("get", "/jobs/{job_id}/children"), ("get", "/livez"), ("get", "/readyz"),
+    ("post", "/jobs/{job_id}/pause"), ("post", "/jobs/{job_id}/resume"),
+    ("get", "/jobs/{job_id}/children"), ("get", "/jobs/{job_id}/events"),
+    ("get", "/jobs/{job_id}/logs"), ("get", "/livez"), ("get", "/readyz"), ("get", "/healthz"),
+    ("get", "/metrics"),
 }  # fmt: skip
 PROBLEM = "application/problem+json"
 
@@ -58,7 +61,7 @@ def test_every_error_is_declared_as_a_problem(
 ) -> None:
     for place, operation in operations.items():
         errors = {s: r for s, r in operation["responses"].items() if s[0] in "45"}
-        assert {"400", "503"} <= set(errors), place
+        assert {"400", "500", "503"} <= set(errors), place
         if "{" in place[1]:
             assert "404" in errors, place
         if "requestBody" in operation:
@@ -75,16 +78,46 @@ def test_a_202_says_where_the_job_is_and_links_to_it(
     accepting = [
         operation["responses"]["202"]
         for (_, path), operation in operations.items()
-        if "202" in operation["responses"] and not path.endswith("/cancel")
+        if "202" in operation["responses"] and not path.startswith("/jobs/")
     ]
     assert len(accepting) == 3
     for response in accepting:
-        assert set(response["headers"]) == {"Location", "Retry-After"}
-        assert {link["operationId"] for link in response["links"].values()} == {
-            "getJob",
-            "cancelJob",
-        }
-        assert {"getJob", "cancelJob"} <= known
+        assert {"Location", "Retry-After", "Idempotent-Replayed"} <= set(response["headers"])
+        links = {link["operationId"] for link in response["links"].values()}
+        assert links == {"getJob", "cancelJob", "listJobEvents"}
+        assert links <= known
+
+
+def test_what_makes_something_takes_a_key_and_can_only_be_checked(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    making = [o for o in operations.values() if set(o["responses"]) & {"201", "202"}]
+    making = [o for o in making if "jobs" not in o["tags"]]
+    assert len(making) == 6
+    for operation in making:
+        names = {each.get("name") for each in operation["parameters"]}
+        assert {"Idempotency-Key", "validate_only"} <= names
+        assert ("Prefer" in {each.get("name") for each in operation["parameters"]}) == (
+            "202" in operation["responses"]
+        )
+        assert {"200", "400", "409", "422", "429"} <= set(operation["responses"])
+
+
+def test_every_answer_is_declared_with_its_requests_id(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    for operation in operations.values():
+        for response in operation["responses"].values():
+            assert "X-Request-ID" in response["headers"]
+            assert response["description"]
+
+
+def test_events_are_declared_as_a_page_and_as_a_stream(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    content = operations["get", "/jobs/{job_id}/events"]["responses"]["200"]["content"]
+    assert set(content) == {"application/json", "text/event-stream"}
+    assert content["application/json"]["schema"]["$ref"].endswith("/EventPage")
 
 
 def test_every_body_has_an_example_that_its_schema_accepts(
@@ -111,7 +144,7 @@ from api.app import create_app
 from api.settings import Settings
 from fastapi.testclient import TestClient
 settings = Settings(home=sys.argv[1], broker_url="redis://127.0.0.1:1/0", allowed_hosts=["x"])
-with TestClient(create_app(settings), base_url="http://x") as client:
+with TestClient(create_app(settings), base_url="http://x", client=("127.0.0.1", 1)) as client:
     assert client.get("/jobs").status_code == 200
 print(*sorted(set(sys.modules) & {"torch", "scipy", "pandas", "matplotlib", "pyarrow"}))
 """
