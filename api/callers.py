@@ -64,7 +64,11 @@ class KnownKeys:
 
     def good(self, token: str) -> bool:
         """Whether the token opened not long ago."""
-        return self._within(_digest(token), GOOD_FOR_SECONDS) is not None
+        return self.known_lately(token) is not None
+
+    def known_lately(self, token: str) -> ApiKey | None:
+        """The key that the token opened not long ago, whatever has become of it since."""
+        return self._within(_digest(token), GOOD_FOR_SECONDS)
 
     async def find(self, token: str) -> ApiKey | None:
         """The key that a token opens now, or did so a moment ago."""

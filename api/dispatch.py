@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
 
-from mixlab.ledger.records import Job
+from mixlab.ledger.records import Job, Queue
 from mixlab.ledger.sql import Ledger
 from workers.contract import KEY_PREFIX, TASK_RUN_JOB
 
@@ -62,6 +62,16 @@ class Dispatcher:
         except self._refusals:
             return False
         return True
+
+    def depths(self) -> dict[Queue, int] | None:
+        """How many messages wait in each queue; None where the broker doesn't answer at once."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                connection.ensure_connection(**AT_ONCE)
+                channel = connection.default_channel
+                return {q: channel.queue_declare(q.value).message_count for q in Queue}
+        except self._refusals:
+            return None
 
     def close(self) -> None:
         """Let go of the broker's connections."""

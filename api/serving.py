@@ -15,9 +15,11 @@ import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from api import request_id
 from api.app import create_app
 from api.errors import LedgerUnreachable
 from api.settings import Settings
+from workers import logs
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ NO_KEY = (
 
 def serve(settings: Settings) -> int:
     """Answer requests until a signal comes; the exit status."""
+    logs.configure(settings.log_format, settings.log_level, more=_asked)
     app = create_app(settings)
     if not settings.only_local and not _any_key(app.state.resources):
         sys.stderr.write(NO_KEY.format(host=settings.host))
@@ -42,6 +45,10 @@ def serve(settings: Settings) -> int:
     _allow_many_files()
     uvicorn.Server(configuration(app, settings)).run()
     return 0
+
+
+def _asked() -> dict[str, object]:
+    return {"request_id": request_id.current()}
 
 
 def configuration(app: Any, settings: Settings) -> uvicorn.Config:
@@ -53,6 +60,8 @@ def configuration(app: Any, settings: Settings) -> uvicorn.Config:
         http=timed(settings),
         ws="none",
         server_header=False,
+        log_config=None,  # workers/logs.py has it
+        access_log=False,  # api/metrics/observing.py writes one that knows route and key
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -4,12 +4,13 @@ Messages carry a job's id and nothing else; the ledger holds the rest.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.credentials import broker_url, database_url
+from workers.logs import LogFormat
 
 TASK_RUN_JOB = "mixlab.run_job"  # args: (job_id,)
 KEY_PREFIX = "mixlab:"  # of every key on the broker
@@ -44,6 +45,10 @@ class SharedSettings(BaseSettings):
     )
     data_roots: list[Path] = Field(
         default_factory=list, description="Folders that corpora may be read from."
+    )
+    log_format: LogFormat = Field(LogFormat.TEXT, description="text for people, json for programs.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lines below it are left out."
     )
     remote_schemes: list[str] = Field(
         default_factory=list,

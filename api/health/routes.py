@@ -1,23 +1,15 @@
-"""Routes that say whether the process lives and whether it can serve.
+"""Routes that say whether the process lives and whether it can serve; open to everybody."""
 
-A broker that is down doesn't make the service unready: requests are recorded,
-and their jobs start once it is back.
-"""
-
-import logging
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
 
-from api.dependencies import Resources, ResourcesDep
-from api.errors import LedgerUnreachable, problem
-from api.health.schemas import Check, Health
+from api.dependencies import ResourcesDep
+from api.errors import problem
+from api.health.checks import STOP_THE_SERVICE, all_checks
+from api.health.schemas import Health
 from api.openapi import problems
-from mixlab.errors import MixlabError
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["health"])
 
@@ -30,35 +22,29 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", operation_id="isReady", response_model=Health, responses=problems(503))
 def readyz(resources: ResourcesDep) -> Health | JSONResponse:
-    """Whether the ledger and the broker answer; `degraded` where only the broker doesn't."""
-    checks = {"ledger": _ledger(resources), "broker": _broker(resources)}
-    if not checks["ledger"].ok:
-        shown: dict[str, Any] = {name: check.model_dump() for name, check in checks.items()}
-        return problem(
-            503,
-            checks["ledger"].detail,
-            slug="not-ready",
-            title="The service can't serve",
-            instance="/readyz",
-            headers={"Retry-After": "5"},
-            checks=shown,
-        )
-    return Health(status="ready" if checks["broker"].ok else "degraded", checks=checks)
+    """Whether the service can serve; `degraded` where jobs must wait for something."""
+    return _answer(resources, "/readyz")
 
 
-def _ledger(resources: Resources) -> Check:
-    try:
-        resources.ledger().check()
-    except MixlabError as error:
-        return Check(ok=False, detail=str(error))
-    except (LedgerUnreachable, SQLAlchemyError) as error:
-        # Only the class: drivers quote the URL, and its password with it.
-        log.warning("the ledger doesn't answer: %s", type(error).__name__)
-        return Check(ok=False, detail=f"The ledger doesn't answer ({type(error).__name__}).")
-    return Check(ok=True, detail="The ledger answers at this version's schema.")
+@router.get("/healthz", operation_id="isHealthy", response_model=Health, responses=problems(503))
+def healthz(resources: ResourcesDep) -> Health | JSONResponse:
+    """The same as `/readyz`, under the name that some proxies ask for."""
+    return _answer(resources, "/healthz")
 
 
-def _broker(resources: Resources) -> Check:
-    if resources.dispatcher.reachable():
-        return Check(ok=True, detail="The broker answers.")
-    return Check(ok=False, detail="The broker doesn't answer; jobs stay queued until it does.")
+def _answer(resources: ResourcesDep, path: str) -> Health | JSONResponse:
+    checks = all_checks(resources)
+    stopped = [checks[name] for name in STOP_THE_SERVICE if not checks[name].ok]
+    if not stopped:
+        good = all(check.ok for check in checks.values())
+        return Health(status="ready" if good else "degraded", checks=checks)
+    shown: dict[str, Any] = {name: check.model_dump() for name, check in checks.items()}
+    return problem(
+        503,
+        stopped[0].detail,
+        slug="not-ready",
+        title="The service can't serve",
+        instance=path,
+        headers={"Retry-After": "5"},
+        checks=shown,
+    )

@@ -2,14 +2,17 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from api.values import View
 
 
 class Check(View):
-    """One thing that the service needs."""
+    """One thing that the service stands on."""
 
     ok: bool
     detail: str
+    figures: dict[str, int] = Field(default_factory=dict, description="What was counted.")
 
 
 class Health(View):
