@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, select, update
 
 from mixlab.errors import UnknownCorpus
+from mixlab.ledger.engine import insert_unless_there
 from mixlab.ledger.records import Corpus
 from mixlab.ledger.schema import corpora
 
@@ -15,21 +16,27 @@ def _as_corpus(row: Row[Any]) -> Corpus:
 
 
 def add(db: Connection, values: Mapping[str, Any]) -> Corpus:
-    """Insert a corpus of which nothing is measured yet."""
-    return _as_corpus(db.execute(insert(corpora).values(**values).returning(*corpora.c)).one())
-
-
-def find(db: Connection, corpus_id: str) -> Corpus:
-    """The corpus. Raises UnknownCorpus."""
-    row = db.execute(select(corpora).where(corpora.c.id == corpus_id)).first()
+    """Insert a corpus of which nothing is measured yet, or find the one of that id."""
+    statement = insert_unless_there(db, corpora).values(**values).returning(*corpora.c)
+    row = db.execute(statement).first()
     if row is None:
+        row = db.execute(select(corpora).where(corpora.c.id == values["id"])).one()
+    return _as_corpus(row)
+
+
+def find(db: Connection, corpus_id: str, owner: str | None = None) -> Corpus:
+    """The corpus, if it is the owner's; None sees all. Raises UnknownCorpus."""
+    row = db.execute(select(corpora).where(corpora.c.id == corpus_id)).first()
+    if row is None or owner not in (None, row.owner):
         raise _unknown(corpus_id)
     return _as_corpus(row)
 
 
-def page(db: Connection, limit: int, after: str | None) -> list[Corpus]:
-    """Corpora newest first, those older than the id `after`."""
+def page(db: Connection, limit: int, after: str | None, owner: str | None) -> list[Corpus]:
+    """Corpora newest first, those older than the id `after`; of an owner, or all."""
     query: Select[Any] = select(corpora).order_by(corpora.c.id.desc()).limit(limit)
+    if owner is not None:
+        query = query.where(corpora.c.owner == owner)
     if after is not None:
         query = query.where(corpora.c.id < after)
     return [_as_corpus(row) for row in db.execute(query)]

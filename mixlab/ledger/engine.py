@@ -4,7 +4,10 @@ SQLite: WAL lets readers go on while one writes. Write transactions begin with
 BEGIN IMMEDIATE, because a transaction that reads first and writes later gets
 "database is locked" at once, whatever the timeout, when another wrote in
 between. WAL needs shared memory, so the file must lie on a local disk.
-PostgreSQL: READ COMMITTED, and rows are locked parent first (jobs.py).
+PostgreSQL: READ COMMITTED, and rows are locked parent first (transitions.py).
+A connection that goes dead without a word is given up within seconds, and a
+process that is halted within a transaction loses its locks soon: else a job's
+heartbeat would wait longer than its lease lasts.
 Source for the SQLite values: PrefectHQ/prefect, database/configurations.py.
 """
 
@@ -21,6 +24,15 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 BUSY_TIMEOUT_MS = 60_000
 WRITES = {"mixlab_writes": True}
+# libpq's own answers to a host that has gone: minutes to hours. What a URL says comes first.
+IMPATIENT = {
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+IDLE_IN_TRANSACTION_MS = 10_000
 
 
 def open_engine(url: str, *, foreign_keys: bool = True) -> Engine:
@@ -38,12 +50,25 @@ def open_engine(url: str, *, foreign_keys: bool = True) -> Engine:
         _tame_sqlite(engine, foreign_keys)
         return engine
     options |= {"pool_pre_ping": True, "pool_use_lifo": True, "isolation_level": "READ COMMITTED"}
-    return create_engine(_with_psycopg(target), **options)
+    engine = create_engine(_impatient(_with_psycopg(target)), **options)
+    event.listen(engine, "connect", _free_locks_of_the_halted)
+    return engine
 
 
 def _with_psycopg(url: URL) -> URL:
     # SQLAlchemy 2.0 would look for psycopg2 behind a bare postgresql://.
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _impatient(url: URL) -> URL:
+    return url.update_query_dict({k: v for k, v in IMPATIENT.items() if k not in url.query})
+
+
+def _free_locks_of_the_halted(connection: Any, _record: object) -> None:
+    # By a statement, since a connection pooler in front may refuse it as a start-up option.
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}")
+    connection.commit()
 
 
 def _tame_sqlite(engine: Engine, foreign_keys: bool) -> None:

@@ -40,6 +40,12 @@ def current(connection: Connection) -> str | None:
     return found
 
 
+def answering(connection: Connection) -> str | None:
+    """The revision of a database that answers. Raises SQLAlchemy's error where none does."""
+    connection.execute(text("SELECT 1"))
+    return current(connection)
+
+
 def upgrade(url: str) -> None:
     """Bring the database to head; nothing happens where it is there already.
 
@@ -61,8 +67,31 @@ def upgrade(url: str) -> None:
     migrate(url, "head")
 
 
+def revisions() -> list[str]:
+    """The revisions that this version of mixlab knows, oldest first."""
+    return sorted(path.stem.split("_")[0] for path in (FOLDER / "versions").glob("[0-9]*.py"))
+
+
+def of(url: str) -> str | None:
+    """The revision of a database. Raises SQLAlchemy's error where none answers."""
+    engine = open_engine(url)
+    try:
+        with engine.connect() as connection:
+            return answering(connection)
+    finally:
+        engine.dispose()
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Go down to one of `revisions()`. Raises Conflict where the database is not above it."""
+    found, known = of(url), revisions()
+    if found not in known or known.index(found) <= known.index(revision):
+        raise Conflict(f"The ledger is at revision {found}, which is not above {revision}.")
+    migrate(url, f"-{known.index(found) - known.index(revision)}")
+
+
 def migrate(url: str, revision: str) -> None:
-    """Go up or down to a revision, such as "head" or "base"."""
+    """Go up or down to a revision: "head" or "0002" up, "base" or "-1" (one step) down."""
     from alembic import command  # 0.1 s to load, and most openings need no migration
     from alembic.config import Config
 
@@ -70,7 +99,8 @@ def migrate(url: str, revision: str) -> None:
         config = Config()
         config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
         config.attributes["connection"] = connection
-        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+        down = revision == "base" or revision.startswith("-")
+        (command.downgrade if down else command.upgrade)(config, revision)
 
     locked(url, go)
 

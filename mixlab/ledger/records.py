@@ -26,6 +26,7 @@ class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"  # for its child jobs; queued again when the last one ends
+    PAUSED = "paused"  # until a user resumes it
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -60,6 +61,7 @@ class Corpus:
     tokens: Mapping[str, Any] | None  # per domain: train, validation, documents, duplicates, ...
     entropy: Mapping[str, Any] | None  # per domain: shannon, joint, conditional, errors; nats
     created_at: datetime
+    owner: str | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,21 @@ class Job:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    owner: str | None  # id of the API key that asked for it
+    priority: int  # of queued jobs, the highest is taken first
+    not_before: datetime | None  # a queued job that waits after a failure
+    pause_requested_at: datetime | None
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """Something that happened to a job."""
+
+    job_id: str
+    seq: int  # the job's version after it: rises, with gaps
+    at: datetime
+    event: str  # submitted, started, stage, waiting, queued, paused, ..., succeeded
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -124,3 +141,50 @@ class MixtureRecord:
     fit: Mapping[str, Any] | None  # Fit.to_dict()
     report: Mapping[str, Any]  # objective, constraints, predictions, reference mixtures, ...
     created_at: datetime
+    owner: str | None
+
+
+class Scope(StrEnum):
+    """What an API key may be used for."""
+
+    READ = "read"  # see what the key's owner has asked for
+    WRITE = "write"  # ask for work, and stop it
+    ADMIN = "admin"  # both, for everybody's
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """An API key without its secret, of which the ledger keeps a hash."""
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    max_active_jobs: int | None  # None: what the service allows
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None  # within a minute
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a request with an Idempotency-Key was answered; nothing yet while `status` is None."""
+
+    fingerprint: str
+    status: int | None
+    headers: Mapping[str, str] | None
+    body: str | None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process that told that it is alive."""
+
+    id: str
+    host: str
+    queue: Queue
+    slots: int
+    gpus: tuple[Mapping[str, Any], ...]  # {"name", "uuid", "memory_bytes"}
+    version: str
+    started_at: datetime
+    beat_at: datetime

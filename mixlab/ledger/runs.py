@@ -44,9 +44,12 @@ def add(db: Connection, values: Mapping[str, Any]) -> Run:
     return _as_runs(db, db.execute(select(*_RUN).where(*same)).all())[0]
 
 
-def find(db: Connection, run_id: str) -> Run:
-    """The run. Raises UnknownRun."""
-    rows = db.execute(select(*_RUN).where(runs.c.id == run_id)).all()
+def find(db: Connection, run_id: str, owner: str | None = None) -> Run:
+    """The run, if its job is the owner's; None sees all. Raises UnknownRun."""
+    query = select(*_RUN).where(runs.c.id == run_id)
+    if owner is not None:
+        query = query.join(jobs, jobs.c.id == runs.c.job_id).where(jobs.c.owner == owner)
+    rows = db.execute(query).all()
     if not rows:
         raise _unknown(run_id)
     return _as_runs(db, rows)[0]
@@ -113,18 +116,22 @@ def _unknown(run_id: str) -> UnknownRun:
 
 
 def add_mixture(db: Connection, values: Mapping[str, Any]) -> MixtureRecord:
-    """Insert a mixture, or find the one that its job made before."""
+    """Insert a mixture, or find the one of that id, or that its job made before."""
+    if values["job_id"] is not None:
+        job_owner = select(jobs.c.owner).where(jobs.c.id == values["job_id"])
+        values = dict(values) | {"owner": db.scalar(job_owner)}
     statement = insert_unless_there(db, mixtures).values(**values).returning(*mixtures.c)
     row = db.execute(statement).first()
     if row is None:
-        row = db.execute(select(mixtures).where(mixtures.c.job_id == values["job_id"])).one()
+        known = "id" if values["job_id"] is None else "job_id"
+        row = db.execute(select(mixtures).where(mixtures.c[known] == values[known])).one()
     return MixtureRecord(**row._asdict())
 
 
-def find_mixture(db: Connection, mixture_id: str) -> MixtureRecord:
-    """The mixture. Raises UnknownMixture."""
+def find_mixture(db: Connection, mixture_id: str, owner: str | None = None) -> MixtureRecord:
+    """The mixture, if it is the owner's; None sees all. Raises UnknownMixture."""
     row = db.execute(select(mixtures).where(mixtures.c.id == mixture_id)).first()
-    if row is None:
+    if row is None or owner not in (None, row.owner):
         raise UnknownMixture(
             f"There is no mixture {mixture_id!r}; POST /mixtures/fit makes one, and its job's "
             "result names it."
@@ -133,10 +140,12 @@ def find_mixture(db: Connection, mixture_id: str) -> MixtureRecord:
 
 
 def mixture_page(
-    db: Connection, corpus_id: str | None, limit: int, after: str | None
+    db: Connection, corpus_id: str | None, limit: int, after: str | None, owner: str | None
 ) -> list[MixtureRecord]:
-    """Mixtures newest first, those older than the id `after`."""
+    """Mixtures newest first, those older than the id `after`; of an owner, or all."""
     query: Select[Any] = select(mixtures).order_by(mixtures.c.id.desc()).limit(limit)
+    if owner is not None:
+        query = query.where(mixtures.c.owner == owner)
     if corpus_id is not None:
         query = query.where(mixtures.c.corpus_id == corpus_id)
     if after is not None:

@@ -63,6 +63,15 @@ def _json(name: str, *, required: bool = False) -> Column[Any]:
     return Column(name, JSON(none_as_null=True), nullable=not required)
 
 
+def _owner() -> Column[Any]:
+    """Id of the API key that asked for it; null where none was needed.
+
+    No foreign key: keys are revoked, never deleted, and a ledger restored without them still
+    knows what belongs together.
+    """
+    return Column("owner", String(40), index=True)
+
+
 metadata = MetaData(naming_convention=NAMING)
 
 corpora = Table(
@@ -74,6 +83,7 @@ corpora = Table(
     _json("tokens"),
     _json("entropy"),
     Column("created_at", UtcDateTime, nullable=False),
+    _owner(),
 )
 
 jobs = Table(
@@ -101,6 +111,10 @@ jobs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    _owner(),
+    Column("priority", Integer, nullable=False, server_default="0"),  # the highest goes first
+    Column("not_before", UtcDateTime),  # null: at once
+    Column("pause_requested_at", UtcDateTime),
     Index(None, "parent_id", "key", unique=True),
     # NULLs are distinct in SQL, so keys of jobs without a parent need an index of their own.
     Index(
@@ -111,6 +125,18 @@ jobs = Table(
         postgresql_where=text("parent_id IS NULL"),
     ),
     Index(None, "state", "id"),
+)
+Index("ix_jobs_next", jobs.c.queue, jobs.c.state, jobs.c.priority.desc(), jobs.c.id)
+
+# What happened to a job. The number is the job's version after it, so it rises and has gaps.
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", String(40), ForeignKey("jobs.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("event", String(40), nullable=False),
+    _json("data", required=True),
 )
 
 runs = Table(
@@ -152,4 +178,49 @@ mixtures = Table(
     _json("fit"),
     _json("report", required=True),
     Column("created_at", UtcDateTime, nullable=False),
+    _owner(),
+)
+
+# Secrets are random and long, so a plain SHA-256 of one can't be searched for.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("previous_sha256", String(64)),  # of the secret before the last rotation
+    Column("previous_until", UtcDateTime),
+    _json("scopes", required=True),
+    Column("max_active_jobs", Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
+)
+
+# Requests with an Idempotency-Key, and how they were answered.
+requests = Table(
+    "requests",
+    metadata,
+    Column("owner", String(40), primary_key=True),  # "" where no API key was needed
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+    Column("status", Integer),  # null while the first one is under way
+    _json("headers"),
+    Column("body", Text),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("host", String(200), nullable=False),
+    Column("queue", String(16), nullable=False),
+    Column("slots", Integer, nullable=False),
+    _json("gpus", required=True),  # [{"name", "uuid", "memory_bytes"}]
+    Column("version", String(40), nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("beat_at", UtcDateTime, nullable=False),
 )

@@ -2,8 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,30 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mixlab.errors import LeaseLost
+from mixlab.errors import Conflict, LeaseLost
 from mixlab.ledger import Heartbeat, Ledger
-from mixlab.ledger.records import Job, JobKind, JobState, Queue
+from mixlab.ledger.records import Job, JobEvent, JobState, Queue
 from tests.ledger.clock import FakeClock
-
-
-def at_once(url: str, works: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
-    """Each work in a thread of its own with a ledger of its own, started together."""
-    barrier = threading.Barrier(len(works))
-
-    def do(work: Callable[[Ledger], Any]) -> Any:
-        ledger = Ledger.open(url)
-        barrier.wait()
-        try:
-            return work(ledger)
-        finally:
-            ledger.close()
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        return list(pool.map(do, works))
-
-
-def submit(ledger: Ledger, **options: Any) -> Job:
-    return ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, **options)
+from tests.ledger.making import at_once, submit
 
 
 def succeeding(job_id: str) -> Callable[[Ledger], None]:
@@ -122,6 +102,13 @@ def migrated() -> bytes:
         return file.read_bytes()
 
 
+END = {
+    "succeed": JobState.SUCCEEDED,
+    "fail": JobState.FAILED,
+    "cancelled": JobState.CANCELLED,
+}
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Jobs under any sequence of events; the invariants are what the service relies on."""
 
@@ -133,6 +120,7 @@ class AnyOrder(RuleBasedStateMachine):
         file.write_bytes(migrated())
         self.ledger = Ledger.open(f"sqlite:///{file}", clock=self.clock)
         self.seen: dict[str, Job] = {}
+        self.told: dict[str, list[JobEvent]] = {}
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -141,9 +129,9 @@ class AnyOrder(RuleBasedStateMachine):
     def pick(self, data: st.DataObject) -> Job:
         return self.ledger.job(data.draw(st.sampled_from(sorted(self.seen))))
 
-    @rule()
-    def submit(self) -> None:
-        job = submit(self.ledger)
+    @rule(priority=st.integers(-1, 1))
+    def submit(self, priority: int) -> None:
+        job = submit(self.ledger, priority=priority)
         self.seen[job.id] = job
 
     @precondition(lambda self: self.seen)
@@ -155,8 +143,18 @@ class AnyOrder(RuleBasedStateMachine):
         except LeaseLost:
             assert parent.state.terminal
         else:
-            assert child.parent_id == parent.id
+            assert (child.parent_id, child.priority) == (parent.id, parent.priority)
             self.seen.setdefault(child.id, child)
+
+    @rule()
+    def claim_what_is_due(self) -> None:
+        now = self.clock.now
+        queued = [job for job in self.seen.values() if job.state is JobState.QUEUED]
+        due = [job for job in queued if job.not_before is None or job.not_before <= now]
+        first = min(due, key=lambda job: (-job.priority, job.id), default=None)
+        assert self.ledger.due(Queue.GPU) == (first and first.id)
+        if first is not None:
+            assert self.ledger.claim(first.id, "w", 30) is not None
 
     @precondition(lambda self: self.seen)
     @rule(data=st.data())
@@ -168,7 +166,9 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.seen)
     @rule(
         data=st.data(),
-        how=st.sampled_from(["succeed", "fail", "cancelled", "crash", "stop", "wait", "progress"]),
+        how=st.sampled_from(
+            ["succeed", "fail", "cancelled", "crash", "disk full", "stop", "wait", "progress"]
+        ),
         stale=st.integers(0, 1),
     )
     def write(self, data: st.DataObject, how: str, stale: int) -> None:
@@ -179,6 +179,7 @@ class AnyOrder(RuleBasedStateMachine):
             "fail": lambda: self.ledger.fail(job.id, attempt, {"type": "x"}),
             "cancelled": lambda: self.ledger.cancelled(job.id, attempt),
             "crash": lambda: self.ledger.give_back(job.id, attempt, "crash", 3),
+            "disk full": lambda: self.ledger.give_back(job.id, attempt, "d", 3, {"type": "x"}),
             "stop": lambda: self.ledger.give_back(job.id, attempt, "stop", None),
             "wait": lambda: self.ledger.wait_for_children(job.id, attempt),
             "progress": lambda: self.ledger.progress(job.id, attempt, stage="s", fraction=0.5),
@@ -187,9 +188,12 @@ class AnyOrder(RuleBasedStateMachine):
         if holds:
             writes[how]()
             assert self.ledger.job(job.id).version > job.version
+        elif how in END and stale == 0 and job.state is END[how]:
+            writes[how]()  # the same end again, as after a lost answer
         else:
             with pytest.raises(LeaseLost):
                 writes[how]()
+        if not holds:
             assert self.ledger.heartbeat(job.id, attempt, 30) is Heartbeat.LOST
             assert self.ledger.job(job.id) == job
 
@@ -200,6 +204,17 @@ class AnyOrder(RuleBasedStateMachine):
         asked = self.ledger.request_cancel(job.id)
         assert asked.state.terminal or asked.cancel_requested_at is not None
 
+    @precondition(lambda self: self.seen)
+    @rule(data=st.data(), resume=st.booleans())
+    def pause_or_resume(self, data: st.DataObject, resume: bool) -> None:
+        job = self.pick(data)
+        ask = self.ledger.resume if resume else self.ledger.request_pause
+        if job.state.terminal:
+            with pytest.raises(Conflict):
+                ask(job.id)
+        else:
+            assert (ask(job.id).pause_requested_at is None) == resume
+
     @rule(seconds=st.sampled_from([10.0, 40.0]))
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -207,8 +222,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def the_service_can_rely_on_it(self) -> None:
-        jobs = {job.id: job for job in self.ledger.jobs(limit=1000)}
-        assert set(jobs) == set(self.seen)
+        assert {job.id for job in self.ledger.jobs(limit=1000)} == set(self.seen)
+        jobs = {job_id: self.ledger.job(job_id) for job_id in self.seen}
         for job in jobs.values():
             before = self.seen[job.id]
             children = [child for child in jobs.values() if child.parent_id == job.id]
@@ -223,7 +238,22 @@ class AnyOrder(RuleBasedStateMachine):
             if job.state.terminal:
                 assert all(child.cancel_requested_at for child in unfinished)
             assert (job.lease_until is not None) == (job.state is JobState.RUNNING)
+            if job.state in (JobState.QUEUED, JobState.PAUSED):
+                assert (job.pause_requested_at is None) == (job.state is JobState.QUEUED)
+            self.its_events_tell_it(before, job)
             self.seen[job.id] = job
+
+    def its_events_tell_it(self, before: Job, job: Job) -> None:
+        events, known = self.ledger.events(job.id), self.told.get(job.id, [])
+        assert events[: len(known)] == known
+        numbers = [event.seq for event in events]
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1] <= job.version
+        if job.state is not before.state:
+            names = [event.event for event in events[len(known) :]]
+            # A change within one transaction may go through several states.
+            assert ("started" if job.state is JobState.RUNNING else job.state) in names
+        self.told[job.id] = events
 
 
 AnyOrder.TestCase.settings = settings(

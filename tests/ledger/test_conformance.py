@@ -7,23 +7,8 @@ import pytest
 
 from mixlab.errors import InvalidLoss, LeaseLost, Unknown, UnknownCorpus, UnknownJob, UnknownMixture
 from mixlab.ledger import Heartbeat, Ledger
-from mixlab.ledger.records import Job, JobKind, JobState, Queue, RunRole
-
-LEASE = 30.0
-
-
-def submit(ledger: Ledger, **options: Any) -> Job:
-    return ledger.submit(JobKind.TRAIN, {"seed": 1}, queue=Queue.GPU, **options)
-
-
-def claimed(ledger: Ledger, job: Job | None = None) -> Job:
-    found = ledger.claim((job or submit(ledger)).id, "w:1", LEASE)
-    assert found is not None
-    return found
-
-
-def state(ledger: Ledger, job: Job) -> JobState:
-    return ledger.job(job.id).state
+from mixlab.ledger.records import JobKind, JobState, Queue, RunRole
+from tests.ledger.making import LEASE, claimed, state, submit
 
 
 class TestCorpora:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, create_engine, inspect, text
 
 from mixlab.errors import Conflict, NotReady
 from mixlab.ledger import Ledger, migrating
+from mixlab.ledger.records import JobKind, JobState, Queue
 from mixlab.ledger.schema import metadata
 
 
@@ -38,25 +39,52 @@ def test_up_down_and_up_again(url: str) -> None:
         assert tables(url) == {"alembic_version"}
 
 
-def test_runs_of_the_first_schema_are_kept(url: str) -> None:
-    migrating.migrate(url, "0001")
+NOW = "2026-01-01 00:00:00"
 
-    def fill(db: Connection) -> None:
-        now = "2026-01-01 00:00:00"
-        db.execute(text(f"INSERT INTO corpora VALUES ('c', 'c', '{{}}', NULL, NULL, '{now}')"))
-        columns = "id, kind, queue, state, payload, fraction, attempt, failures, version"
-        values = "'j', 'train', 'gpu', 'queued', '{}', 0, 0, 0, 1"
-        db.execute(text(f"INSERT INTO jobs ({columns}, created_at) VALUES ({values}, '{now}')"))
-        columns = "id, job_id, corpus_id, role, mixture, recipe, seed, label, consumed, created_at"
-        values = f"""'r', 'j', 'c', 'proxy', '{{"a": 1.0}}', '{{}}', 0, 'n', '[]', '{now}'"""
-        db.execute(text(f"INSERT INTO runs ({columns}) VALUES ({values})"))
-        db.execute(text("""INSERT INTO observations VALUES ('r', 7, 70, '{"a": 2.0}')"""))
 
-    migrating.locked(url, fill)
+def add_a_run(db: Connection) -> None:
+    """A corpus, a job, a run and an observation, as the first schema has them."""
+    db.execute(text(f"INSERT INTO corpora VALUES ('c', 'c', '{{}}', NULL, NULL, '{NOW}')"))
+    columns = "id, kind, queue, state, payload, fraction, attempt, failures, version"
+    values = "'j', 'train', 'gpu', 'queued', '{}', 0, 2, 1, 7"
+    db.execute(text(f"INSERT INTO jobs ({columns}, created_at) VALUES ({values}, '{NOW}')"))
+    columns = "id, job_id, corpus_id, role, mixture, recipe, seed, label, consumed, created_at"
+    values = f"""'r', 'j', 'c', 'proxy', '{{"a": 1.0}}', '{{}}', 0, 'n', '[]', '{NOW}'"""
+    db.execute(text(f"INSERT INTO runs ({columns}) VALUES ({values})"))
+    db.execute(text("""INSERT INTO observations VALUES ('r', 7, 70, '{"a": 2.0}')"""))
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_what_an_older_schema_held_is_kept(url: str, revision: str) -> None:
+    migrating.migrate(url, revision)
+    migrating.locked(url, add_a_run)
     ledger = Ledger.open(url)
     run = ledger.run("r")
     assert (run.job_id, run.mixture) == ("j", {"a": 1.0})
     assert [seen["step"] for seen in run.observations] == [7]
+    job = ledger.job("j")
+    assert (job.state, job.attempt, job.version, job.priority) == (JobState.QUEUED, 2, 7, 0)
+    assert (job.owner, ledger.corpus("c").owner) == (None, None)
+    (event,) = ledger.events("j")
+    assert (event.seq, event.event, event.data) == (7, "queued", {})
+    claimed = ledger.claim("j", "w", 30)
+    assert claimed is not None
+    assert claimed.attempt == 3
+    ledger.close()
+
+
+def test_one_step_down_keeps_the_jobs(url: str) -> None:
+    ledger = Ledger.open(url)
+    paused, plain = (ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU) for _ in range(2))
+    ledger.request_pause(paused.id)
+    ledger.close()
+    migrating.migrate(url, "-1")
+    rows: list[tuple[str, str]] = []
+    query = text("SELECT id, state FROM jobs ORDER BY id")
+    migrating.locked(url, lambda db: rows.extend(tuple(row) for row in db.execute(query)))
+    assert rows == [(paused.id, "queued"), (plain.id, "queued")]
+    ledger = Ledger.open(url)
+    assert [job.id for job in ledger.unsent()] == [paused.id, plain.id]
     ledger.close()
 
 
