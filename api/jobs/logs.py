@@ -73,11 +73,13 @@ def _read(path: Path, offset: int, limit: int) -> tuple[bytes, int]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         raise _no_log("This attempt's log is not here: forgotten, or on another host.") from None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _no_log("This attempt's log is no regular file.")
-        return os.pread(file.fileno(), limit, offset), status.st_size
+        return os.pread(descriptor, limit, offset), status.st_size
+    finally:
+        os.close(descriptor)
 
 
 def _no_log(detail: str) -> RequestRefused:

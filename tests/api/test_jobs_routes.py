@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from api.jobs.progress import progress_of
 from mixlab.ledger import Ledger
@@ -212,3 +213,77 @@ def test_a_waiting_job_adds_what_its_children_do_to_what_it_did(
         ledger.wait_for_children(job.id, 1)
         seen = client.get(f"/jobs/{job.id}").json()
         assert seen["fraction"] == pytest.approx(expected)
+
+
+def test_a_queued_job_is_held_and_let_go(client: TestClient, ledger: Ledger, job: Job) -> None:
+    assert "pause" in get(client, job)["links"]
+    for _ in range(2):
+        answer = client.post(f"/jobs/{job.id}/pause")
+        assert (answer.status_code, answer.json()["state"]) == (200, "paused")
+        assert answer.json()["pause_requested_at"] is not None
+    links = get(client, job)["links"]
+    assert (links["resume"], "pause" in links) == (f"/jobs/{job.id}/resume", False)
+    for _ in range(2):
+        answer = client.post(f"/jobs/{job.id}/resume")
+        assert (answer.status_code, answer.json()["state"]) == (200, "queued")
+        assert answer.json()["pause_requested_at"] is None
+
+
+def test_a_running_job_is_paused_once_its_worker_has_stopped(
+    client: TestClient, ledger: Ledger, job: Job
+) -> None:
+    running(ledger, job)
+    for _ in range(2):
+        answer = client.post(f"/jobs/{job.id}/pause")
+        assert (answer.status_code, answer.json()["state"]) == (202, "running")
+        assert answer.headers["Retry-After"]
+    ledger.give_back(job.id, 1, "A pause was asked for.", None)
+    assert client.post(f"/jobs/{job.id}/pause").status_code == 200
+    assert client.post(f"/jobs/{job.id}/resume").json()["state"] == "queued"
+
+
+def test_an_ended_job_is_neither_paused_nor_resumed(client: TestClient, job: Job) -> None:
+    client.post(f"/jobs/{job.id}/cancel")
+    for move in ("pause", "resume"):
+        answer = client.post(f"/jobs/{job.id}/{move}")
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:mixlab:error:conflict")
+        assert move not in get(client, job)["links"]
+        assert client.post(f"/jobs/job_none/{move}").status_code == 404
+
+
+def test_a_list_takes_two_reads_however_many_parents_wait(
+    client: TestClient, ledger: Ledger
+) -> None:
+    for number in range(12):
+        parent = ledger.submit(JobKind.FIT_MIXTURE, {"n": number}, queue=Queue.CPU)
+        claimed = running(ledger, parent)
+        for key in "abc":
+            ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, parent_id=parent.id, key=key)
+        ledger.wait_for_children(parent.id, claimed.attempt)
+    asked: list[str] = []
+
+    def ask(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.extend([statement] if statement.startswith("SELECT") else [])
+
+    event.listen(ledger._db._readers, "before_cursor_execute", ask)
+    listed = client.get("/jobs?kind=fit_mixture").json()["jobs"]
+    event.remove(ledger._db._readers, "before_cursor_execute", ask)
+    assert [one["fraction"] for one in listed] == [0.1] * 12
+    assert len([statement for statement in asked if "jobs" in statement]) == 3
+    assert not any("jobs.payload" in statement for statement in asked)
+
+
+def test_children_come_in_pages(client: TestClient, ledger: Ledger, job: Job) -> None:
+    made = [
+        ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, parent_id=job.id, key=str(number)).id
+        for number in range(5)
+    ]
+    found, token = [], ""
+    while True:
+        query = {"page_size": 2, "page_token": token}
+        page = client.get(f"/jobs/{job.id}/children", params=query).json()
+        found += [one["id"] for one in page["jobs"]]
+        token = page["next_page_token"]
+        if not token:
+            break
+    assert found == [*reversed(made)]
