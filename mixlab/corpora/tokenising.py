@@ -57,7 +57,7 @@ __all__ = ["DomainSource", "tokenise"]
 Progress = Callable[[float], None]
 
 # Part of every fingerprint; raise it when the same input would give other tokens.
-PIPELINE = 1
+PIPELINE = 2
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_SHARE = 0.15  # of the progress, where one is trained
 PROGRESS_STEP = 0.002

@@ -50,6 +50,8 @@ def parquet_texts(stored: BinaryIO, text_field: str, meter: Meter) -> Iterator[s
         names = _column(file.schema_arrow, text_field, meter)
         rows = _batch_rows(stored, footer, ".".join(names), stored_bytes, meter)
         yield from _rows(file, names, rows, stored_bytes, meter)
+    except MemoryError:  # Arrow's is an ArrowException too, but no sign of damage
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError, DamagedFooter) as error:
         raise TruncatedFile(
             f"{meter.file!r} is no whole Parquet file: {str(error)[:300]}; bring it here again."

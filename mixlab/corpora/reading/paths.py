@@ -9,15 +9,16 @@ at their type: opening a FIFO would hang, opening a device may act.
 
 Nothing is ever decoded: a location with `%41`, a backslash, `..` or a control
 character is refused under a policy, since another layer might decode it once more
-(CVE-2023-2780, CVE-2024-1560 in MLflow). Limits: hard links can't be told from
-files; http(s) is refused, since neither redirects nor private addresses can be
-pinned through fsspec. Linux and macOS.
+(CVE-2023-2780, CVE-2024-1560 in MLflow). Remote URLs name a bucket and a key in it,
+never a host; where reading them may connect is held in `network.py`.
+
+Limits: hard links can't be told from files. Linux and macOS.
 """
 
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,14 @@ from typing import BinaryIO
 from mixlab.errors import MissingFile, PathNotAllowed
 
 LOCAL_SCHEMES = frozenset({"file", "local"})
-UNPINNABLE_SCHEMES = frozenset({"http", "https"})
+# Object stores whose libraries connect through Python's sockets, which network.py watches.
+REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# No user, host, port, query or pattern: a bucket's name, then a key.
+_BUCKET_AND_KEY = re.compile(r"/{0,2}[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#*\[\]{}]*)?")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK, because a FIFO put there after the look at its type must not hang us.
@@ -60,10 +64,12 @@ class PathPolicy:
 
     roots: local folders; links on the way to a root are followed, below it none is.
     remote_schemes: fsspec schemes ("s3"), or URL prefixes ("s3://bucket/pile"); none by default.
+    on_open: hears of each file just before it is opened.
     """
 
     roots: tuple[Path, ...] = ()
     remote_schemes: tuple[str, ...] = ()
+    on_open: Callable[[str], object] | None = None
 
     def __post_init__(self) -> None:
         real = tuple(Path(os.path.realpath(root)) for root in self.roots)
@@ -131,10 +137,14 @@ class PathPolicy:
         )
 
     def _check_remote(self, scheme: str, location: str) -> None:
-        if scheme in UNPINNABLE_SCHEMES:
+        if scheme not in REMOTE_SCHEMES:
             raise PathNotAllowed(
-                f"{location!r}: {scheme} is never read here, since a redirect could lead into the "
-                "private network; download the file into an allowed folder."
+                f"{location!r}: {scheme} is never read here, since nothing would keep it out of "
+                "the private network; download the file into an allowed folder."
+            )
+        if not _BUCKET_AND_KEY.fullmatch(location.partition("://")[2]):
+            raise PathNotAllowed(
+                f"{location!r} is not a bucket and a key in it, such as {scheme}://bucket/folder."
             )
         if not any(_allows(entry, scheme, location) for entry in self.remote_schemes):
             allowed = ", ".join(self.remote_schemes) or "none; set MIXLAB_REMOTE_SCHEMES"

@@ -95,6 +95,8 @@ def read_files(
 
 
 def _opened(location: str, policy: PathPolicy | None) -> BinaryIO:
+    if policy is not None and policy.on_open is not None:
+        policy.on_open(location)
     scheme, path = split_location(location)
     return open_local(path, policy) if scheme is None else open_remote(path)
 

@@ -185,11 +185,39 @@ def test_remote_schemes_are_closed_until_named() -> None:
             policy.check(url)
 
 
-def test_web_addresses_are_refused_even_if_named() -> None:
-    policy = PathPolicy(remote_schemes=("http", "https"))
+def test_schemes_whose_connections_nobody_watches_are_refused_even_if_named() -> None:
+    schemes = (
+        "http",
+        "https",
+        "ftp",
+        "sftp",
+        "webhdfs",
+        "hf",
+        "github",
+        "smb",
+        "dask",
+        "reference",
+    )
+    policy = PathPolicy(remote_schemes=schemes)
     for url in ("http://169.254.169.254/latest/meta-data", "https://example.org/a.jsonl"):
-        with pytest.raises(PathNotAllowed, match="redirect"):
+        with pytest.raises(PathNotAllowed, match="never read here"):
             policy.check(url)
+    for scheme in schemes:
+        with pytest.raises(PathNotAllowed, match="never read here"):
+            policy.check(f"{scheme}://place/a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "user:secret@evil.example/a", "evil@bucket/a", "bucket:9000/a", "[::1]/a", "bucket?x=1",
+        "bucket/a?versionId=1", "bucket/a#b", "bucket/*", "arn:aws:s3:::bucket/a", "", "///a",
+        "-b/a",
+    ],
+)  # fmt: skip
+def test_a_remote_url_is_a_bucket_and_a_key_and_nothing_else(rest: str) -> None:
+    with pytest.raises(PathNotAllowed):
+        PathPolicy(remote_schemes=("s3",)).check(f"s3://{rest}")
 
 
 NAMES = st.sampled_from(
