@@ -11,8 +11,11 @@ ENV PATH=/opt/mixlab/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=
 WORKDIR /srv/mixlab
 # A layer that changes with these files alone: setuptools finds no package here, pip what it needs.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+# The numerical packages' own tests are 100 MB that nobody runs here.
 RUN python3 -m venv /opt/mixlab \
-    && pip install -c constraints.txt '.[service,postgres,s3]' && pip uninstall --yes mixlab
+    && pip install -c constraints.txt '.[service,postgres,s3]' && pip uninstall --yes mixlab \
+    && cd /opt/mixlab/lib/python3*/site-packages \
+    && find numpy scipy pandas pyarrow matplotlib -type d -name tests -prune -exec rm -rf {} +
 
 FROM needs AS wheel
 COPY mixlab mixlab

@@ -46,18 +46,19 @@ app = typer.Typer(
 def _add_service() -> None:
     """`up` and `demo`, or what to install for them."""
     if all(find_spec(name) for name in SERVICE_NEEDS):
-        from cli import demo, keys, up
+        from cli import demo, keys, ledger, up
 
         app.command(rich_help_panel=SERVICE)(up.up)
         app.command(rich_help_panel=SERVICE)(demo.demo)
         app.add_typer(keys.app, name="keys", rich_help_panel=SERVICE)
+        app.add_typer(ledger.app, name="ledger", rich_help_panel=SERVICE)
         return
 
     def missing() -> None:
         """Needs the extra packages of the service: pip install 'mixlab[service,embedded,train]'."""
         raise typer.BadParameter(str(missing.__doc__))
 
-    for name in ("up", "demo", "keys"):
+    for name in ("up", "demo", "keys", "ledger"):
         app.command(name, rich_help_panel=SERVICE)(missing)
 
 

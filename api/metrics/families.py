@@ -73,17 +73,27 @@ def of_workers(workers: Iterable[Worker], now: datetime) -> Iterator[Metric]:
         "mixlab_worker_slots", "Jobs that a worker does at once.", ("worker", "host", "queue"),
         {names[one.id]: one.slots for one in found},
     )  # fmt: skip
-    yield gauge("mixlab_gpus", "GPUs that workers of a host have.", ("host",), _gpus(found))
+    gpus = _gpus(found)
+    yield gauge(
+        "mixlab_gpus", "GPUs that workers of a host have.", ("host",),
+        {(host,): len(busy) for host, busy in gpus.items()},
+    )  # fmt: skip
+    yield gauge(
+        "mixlab_gpus_busy", "Those of them that a job has.", ("host",),
+        {(host,): sum(busy.values()) for host, busy in gpus.items()},
+    )  # fmt: skip
 
 
-def _gpus(workers: Iterable[Worker]) -> dict[tuple[str, ...], float]:
-    """Distinct ones, since several workers of a host may see the same."""
-    seen: dict[str, set[str]] = {}
+def _gpus(workers: Iterable[Worker]) -> dict[str, dict[str, bool]]:
+    """By host, which of its GPUs are busy; several workers of a host may see the same ones."""
+    seen: dict[str, dict[str, bool]] = {}
     for worker in workers:
         if worker.queue is Queue.GPU:
-            ids = {str(gpu.get("uuid") or n) for n, gpu in enumerate(worker.gpus)}
-            seen.setdefault(worker.host, set()).update(ids)
-    return {(host,): len(gpus) for host, gpus in seen.items()}
+            here = seen.setdefault(worker.host, {})
+            for gpu in worker.gpus:
+                uuid = str(gpu["uuid"])
+                here[uuid] = here.get(uuid, False) or bool(gpu.get("busy"))
+    return seen
 
 
 def _of_waiting(waiting: Mapping[Queue, Waiting], now: datetime) -> Iterator[Metric]:

@@ -12,9 +12,6 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.callers import Caller
-from workers import logs
-
 log = logging.getLogger("api.access")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -84,7 +81,5 @@ class _Request:
         requests.answered.labels(method, route, self._status).inc()
         requests.seconds.labels(method, route).observe(seconds)
         told = {"method": method, "route": route, "status": self._status, "seconds": seconds}
-        caller: Caller | None = self._scope.get("state", {}).get("caller")
         path = self._scope["path"][:LONGEST_PATH]
-        with logs.about(key_id=caller and caller.key_id):
-            log.info("%s %s %d in %.0f ms", method, path, self._status, 1000 * seconds, extra=told)
+        log.info("%s %s %d in %.0f ms", method, path, self._status, 1000 * seconds, extra=told)

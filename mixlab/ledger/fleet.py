@@ -33,7 +33,8 @@ class Fleet:
         }  # fmt: skip
 
         def beat(db: Connection) -> None:
-            again = update(workers).where(workers.c.id == worker_id).values(beat_at=now)
+            now_so = {"beat_at": now, "gpus": row["gpus"]}
+            again = update(workers).where(workers.c.id == worker_id).values(**now_so)
             if db.execute(again.returning(workers.c.id)).first() is None:
                 db.execute(insert_unless_there(db, workers).values(**row))
 

@@ -4,7 +4,7 @@ Many processes may start at once on a fresh database: the upgrade runs in one
 transaction that first takes SQLite's write lock or a PostgreSQL advisory lock,
 so one of them migrates and the rest find it done.
 
-    MIXLAB_DATABASE_URL=postgresql://... python -m mixlab.ledger
+    MIXLAB_DATABASE_URL=postgresql://... mixlab ledger upgrade
 """
 
 from collections.abc import Callable

@@ -184,7 +184,7 @@ class Worker:
     host: str
     queue: Queue
     slots: int
-    gpus: tuple[Mapping[str, Any], ...]  # {"name", "uuid", "memory_bytes"}
+    gpus: tuple[Mapping[str, Any], ...]  # {"name", "uuid", "memory_bytes", "busy"}
     version: str
     started_at: datetime
     beat_at: datetime

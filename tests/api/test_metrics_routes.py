@@ -43,7 +43,10 @@ def test_jobs_workers_and_requests_are_told(client: TestClient, ledger: Ledger) 
     job = ledger.of("key_x").submit(JobKind.TRAIN, {}, queue=Queue.GPU)
     ledger.claim(job.id, "a:1", 30)
     ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
-    gpus = ({"uuid": "GPU-1", "name": "x", "memory_bytes": None},)
+    gpus = (
+        {"uuid": "GPU-1", "name": "x", "memory_bytes": None, "busy": True},
+        {"uuid": "GPU-2", "name": "x", "memory_bytes": None, "busy": False},
+    )
     for worker in ("gpu@a", "gpu@b"):
         ledger.fleet.beat(
             worker, host="a", queue=Queue.GPU, slots=2, version="0", gpus=gpus
@@ -58,7 +61,8 @@ def test_jobs_workers_and_requests_are_told(client: TestClient, ledger: Ledger) 
     assert value(found, "mixlab_worker_slots", worker="gpu@a", host="a", queue="gpu") == 2
     age = value(found, "mixlab_worker_heartbeat_age_seconds", worker="gpu@a", host="a", queue="gpu")
     assert 0 <= age < 30
-    assert value(found, "mixlab_gpus", host="a") == 1
+    assert value(found, "mixlab_gpus", host="a") == 2
+    assert value(found, "mixlab_gpus_busy", host="a") == 1
     asked = {"method": "GET", "route": "/jobs/{job_id}"}
     assert value(found, "mixlab_http_requests_total", status=200, **asked) == 1
     assert value(found, "mixlab_http_request_duration_seconds_count", **asked) == 1
