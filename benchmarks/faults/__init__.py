@@ -1,0 +1,1 @@
+"""What is lost, and what is done twice, when everything that can break does."""

@@ -1,0 +1,101 @@
+"""`make chaos`: 500 jobs and 50 faults on SQLite and on PostgreSQL; what is lost or doubled.
+
+    python -m benchmarks.faults [--jobs 500] [--faults 50] [--seconds 300] [--databases ...]
+
+Ends with status 1 where anything was lost or doubled. Writes benchmarks/results/faults.md, or
+`--output`.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+from benchmarks.faults.counting import Count, markdown
+from benchmarks.faults.injuries import INJURIES, Injury
+from benchmarks.faults.suite import run
+from benchmarks.laws.writing import machine
+from tests.ledger.postgres import binaries, cluster
+
+OUTPUT = Path(__file__).parents[1] / "results" / "faults.md"
+LEASE_SECONDS = 20.0  # the default of MIXLAB_LEASE_SECONDS
+# Faults here are a thousand times as frequent as in life; a job may well meet four.
+SETTINGS = {"MIXLAB_MAX_FAILURES": "15", "MIXLAB_MAX_RETRIES": "15"}
+
+HEAD = """# Faults
+
+Made {when} by `make chaos` on {machine}.
+
+Real processes (broker, API, two workers with their jobs' subprocesses, sweep, database), real
+faults at random moments, while jobs come in: acts of 0.1 to 1.5 s with an effect in the ledger,
+families of a job and three children, fits of a table and short training runs over HTTP, each
+asked for with one Idempotency-Key until it was acknowledged. Leases of {lease:g} s, the default;
+up to {failures} crashes a job, because faults are far more frequent here than in life.
+
+* finished exactly once: one terminal event, and it succeeded;
+* lost: acknowledged, and not there or never ended;
+* doubled: two ends, two effects, a child too many, or a second job for one request;
+* attempts above the jobs' number are the price: what was killed is done again.
+
+"""
+
+
+def main() -> int:
+    """Run on each database, write the table, tell whether all is well."""
+    asked = _arguments()
+    when = time.strftime("%Y-%m-%d")
+    text = HEAD.format(
+        when=when, machine=machine(), lease=LEASE_SECONDS, failures=SETTINGS["MIXLAB_MAX_FAILURES"]
+    )
+    well = True
+    for name in asked.databases:
+        found, section = _one(name, asked)
+        text += section
+        well &= not found.lost and not found.doubled and not found.failed
+    asked.output.write_text(text)
+    sys.stdout.write(text)
+    return 0 if well else 1
+
+
+def _one(name: str, asked: argparse.Namespace) -> tuple[Count, str]:
+    options = {
+        "jobs": asked.jobs, "seconds": asked.seconds, "seed": asked.seed, "settings": SETTINGS,
+        "lease_seconds": LEASE_SECONDS, "say": _say,
+    }  # fmt: skip
+    injuries = drawn(asked.faults, asked.seed)
+    if name == "sqlite":
+        found, happened, seconds = run(None, injuries, **options)
+    else:
+        with cluster() as url:
+            found, happened, seconds = run(url, injuries, **options)
+    title = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[name]
+    return found, markdown(title, found, seconds, happened)
+
+
+def drawn(count: int, seed: int) -> list[Injury]:
+    """So many faults, each kind as often as any other, in a random order."""
+    repeated = [INJURIES[n % len(INJURIES)] for n in range(count)]
+    Random(seed).shuffle(repeated)
+    return repeated
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--jobs", type=int, default=500)
+    parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=300.0, help="over which jobs come in")
+    parser.add_argument("--seed", type=int, default=0)
+    there = ["sqlite", "postgresql"] if binaries() is not None else ["sqlite"]
+    parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgresql"], default=there)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
