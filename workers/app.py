@@ -8,15 +8,19 @@ make a Celery 5.7.0 worker with several slots exit when its broker goes away.)
 Without prefetching, no message waits behind a long job in a busy worker.
 """
 
+import socket
 import warnings
 from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
+from celery.signals import setup_logging
 from kombu.entity import Exchange
 from kombu.entity import Queue as BrokerQueue
 
 from mixlab.ledger.records import Queue
+from workers import logs
+from workers.beating import Beating
 from workers.contract import KEY_PREFIX
 from workers.settings import WorkerSettings
 
@@ -64,7 +68,15 @@ def make_app(settings: WorkerSettings) -> Celery:
     """The application for these settings."""
     made = Celery("mixlab", include=["workers.tasks"])
     made.conf.update(configuration(settings.broker_url.get_secret_value()))
+    made.steps["consumer"].add(Beating)
     return made
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _log(**_: Any) -> None:
+    """Keeps Celery from setting up its own."""
+    settings = WorkerSettings()
+    logs.configure(settings.log_format, settings.log_level, host=socket.gethostname())
 
 
 # Containers run as root at times, and only JSON is accepted here: the warning is about pickle.

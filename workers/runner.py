@@ -6,6 +6,7 @@ a failure counted in any other case. Standard input is a pipe from the superviso
 once that ends, this process and all that it started end too.
 """
 
+import errno
 import importlib
 import logging
 import os
@@ -17,10 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mixlab.errors import LeaseLost, MixlabError
-from mixlab.ledger import Ledger
+from mixlab.ledger.database import away
 from mixlab.ledger.records import Job, JobKind, JobState
+from workers import logs
 from workers.jobs.context import Crashed, JobContext, Stopped
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, open_ledger
 
 log = logging.getLogger("workers.runner")
 
@@ -36,6 +38,10 @@ JOBS = {
 }
 
 
+PASSING_ERRNOS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+
 STOPPED = 75  # EX_TEMPFAIL: stopped by SIGTERM, ready to go on
 CRASHED = 70  # EX_SOFTWARE
 
@@ -43,10 +49,10 @@ CRASHED = 70  # EX_SOFTWARE
 def main(arguments: Sequence[str]) -> int:
     """Do the attempt; the exit status is 0 where the ledger has its outcome."""
     job_id, attempt = arguments[0], int(arguments[1])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     settings = WorkerSettings()
-    ledger = Ledger.open(settings.database_url.get_secret_value(), migrate=False)
+    logs.configure(settings.log_format, settings.log_level, job_id=job_id, attempt=attempt)
+    ledger = open_ledger(settings)
     job = ledger.job(job_id)
     if job.state == JobState.RUNNING and job.attempt == attempt:
         return perform(JobContext(job, ledger, settings))
@@ -73,11 +79,21 @@ def perform(context: JobContext) -> int:
     except MixlabError as problem:
         log.info("failed: %s", problem)
         title = (type(problem).__doc__ or type(problem).__name__).splitlines()[0]
-        _fail(context, {"type": problem.slug(), "title": title, "detail": str(problem)})
+        error = {"type": problem.slug(), "title": title, "detail": str(problem)}
+        _fail(context, error, passing=problem.passing)
     except Exception as problem:  # a job's outermost door: whatever it met, the ledger says so
         log.exception("internal error")
-        _fail(context, internal_error(context.job, problem))
+        if away(problem):
+            return CRASHED  # the ledger is gone for long: nothing can be written there
+        _fail(context, internal_error(context.job, problem), passing=_may_pass(problem))
     return 0
+
+
+def _may_pass(problem: Exception) -> bool:
+    """Whether the system, not the job, is at fault: a network, a full disk, too many files."""
+    if isinstance(problem, ConnectionError | TimeoutError):
+        return True
+    return isinstance(problem, OSError) and problem.errno in PASSING_ERRNOS
 
 
 def body(kind: JobKind, settings: WorkerSettings) -> Body:
@@ -96,9 +112,15 @@ def internal_error(job: Job, problem: Exception) -> dict[str, str]:
     }
 
 
-def _fail(context: JobContext, error: Mapping[str, Any]) -> None:
+def _fail(context: JobContext, error: Mapping[str, Any], *, passing: bool) -> None:
+    """Record it; what may pass is tried again, later each time, until it was met too often."""
+    job, ledger = context.job, context.ledger
     try:
-        context.ledger.fail(context.job.id, context.job.attempt, error)
+        if passing:
+            retries = context.settings.max_retries
+            ledger.give_back(job.id, job.attempt, str(error["detail"]), retries, error)
+        else:
+            ledger.fail(job.id, job.attempt, error)
     except LeaseLost as problem:
         log.warning("%s", problem)
 

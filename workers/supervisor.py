@@ -5,9 +5,13 @@ that stopping it stops whatever it started, and a crash takes nobody along. The
 runner's standard input is a pipe from here: when the supervisor dies, however,
 the pipe closes and the runner ends itself.
 
-A training run that is stopped, since its worker is, has time for a checkpoint;
-the lease is renewed meanwhile, so that nobody else takes the job up before it
-is written. One that is cancelled has no use for it.
+A training run that is stopped, since its worker is or it shall pause, has time
+for a checkpoint; the lease is renewed meanwhile, so that nobody else takes the
+job up before it is written. One that is cancelled has no use for it.
+
+A job of the gpu queue waits until it has its GPUs, and its process sees those
+alone. The process inherits their locks: should the supervisor die, they are
+free once the runner has ended too.
 """
 
 import logging
@@ -17,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
@@ -25,9 +29,13 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from mixlab.errors import LeaseLost
+from mixlab.errors import InvalidRecipe, LeaseLost, UnknownJob
 from mixlab.ledger import Heartbeat, Ledger
 from mixlab.ledger.records import Job, JobKind, JobState, Queue
+from workers import logs
+from workers.gpu_leases import GpuLease
+from workers.gpus import VISIBLE, installed
+from workers.jobs.bounds import Fault, fault_of
 from workers.jobs.devices import processes_of
 from workers.runner import STOPPED
 from workers.settings import WorkerSettings
@@ -35,6 +43,8 @@ from workers.settings import WorkerSettings
 log = logging.getLogger(__name__)
 TAIL_BYTES = 2000
 MAKE_CHECKPOINTS = (JobKind.TRAIN, JobKind.TRAIN_PROXIES)
+GPU_STAGE = "wait for GPUs"
+GPU_POLL_SECONDS = 0.2
 
 
 class Verdict(Enum):
@@ -43,7 +53,15 @@ class Verdict(Enum):
     ENDED = auto()
     CANCEL = auto()
     LOST = auto()
+    PAUSE = auto()
     STOP = auto()
+
+
+VERDICTS = {
+    Heartbeat.CANCEL: Verdict.CANCEL,
+    Heartbeat.PAUSE: Verdict.PAUSE,
+    Heartbeat.LOST: Verdict.LOST,
+}
 
 
 def supervise(
@@ -52,26 +70,68 @@ def supervise(
     settings: WorkerSettings,
     *,
     stopping: Callable[[], bool],
-    slot: int = 0,
 ) -> None:
-    """Do a job if it is still queued. Returns when it has ended, parked or been given back."""
-    worker = f"{socket.gethostname()}:{os.getpid()}"
-    job = ledger.claim(job_id, worker, settings.lease_seconds)
+    """Do what is most urgent in that job's queue, be it another job.
+
+    A message says that a queue has something, and each queued job has one; what is taken is
+    the ledger's choice, by priority and age. Returns when the job has ended, parked or been given
+    back, or at once where nothing is due.
+    """
+    job = _claimed(job_id, ledger, settings)
     if job is None:
-        return  # delivered twice, done already, or cancelled
-    log.info("%s %s attempt %d", job.kind, job.id, job.attempt)
+        return  # delivered twice, done already, cancelled, or paused
+    with logs.about(job_id=job.id, attempt=job.attempt, worker=job.worker):
+        log.info("%s attempt %d", job.kind, job.attempt)
+        try:
+            verdict, ending, fault = _attempted(ledger, job, settings, stopping)
+        except OSError as problem:
+            verdict, ending, fault = Verdict.ENDED, f"No process: {problem}", None
+        _settle(ledger, job, settings, verdict, ending, fault)
+        log.info("attempt %d is over: %s", job.attempt, verdict.name.lower())
+
+
+def _claimed(job_id: str, ledger: Ledger, settings: WorkerSettings) -> Job | None:
+    worker = f"{socket.gethostname()}:{os.getpid()}"
     try:
-        runner = Runner.start(job, settings, slot)
-    except OSError as problem:
-        ledger.give_back(job.id, job.attempt, f"No process: {problem}", settings.max_failures)
-        return
-    with runner:
-        lease = Lease(ledger, job, settings)
-        verdict = _watch(runner, lease, settings, stopping)
-        if verdict is not Verdict.ENDED:
-            runner.terminate()
-            _wait(runner, lease, settings.beat_seconds, patience(job, verdict, settings))
-    _settle(ledger, job, settings, verdict, runner)
+        queue = ledger.job(job_id).queue
+    except UnknownJob:  # forgotten since
+        return None
+    while (due := ledger.due(queue)) is not None:
+        job = ledger.claim(due, worker, settings.lease_seconds)
+        if job is not None:
+            return job
+    return None
+
+
+def _attempted(
+    ledger: Ledger, job: Job, settings: WorkerSettings, stopping: Callable[[], bool]
+) -> tuple[Verdict, str, Fault | None]:
+    """Do the attempt; why it ended, how its process did, and what it was reading then.
+
+    Raises OSError where it has no process.
+    """
+    lease = Lease(ledger, job, settings)
+    uuids = {gpu.key: gpu.uuid for gpu in installed(settings)} if job.queue is Queue.GPU else {}
+    with GpuLease(settings.home / "gpus", list(uuids), _gpus_of(job, settings)) as gpus:
+        verdict = _wait_for_gpus(gpus, ledger, lease, job, settings, stopping)
+        if verdict is not None:
+            return verdict, "", None
+        visible = [uuids[key] for key in gpus.held]
+        with Runner.start(job, settings, visible, keep=gpus.descriptors) as runner:
+            verdict = _watch(runner, lease, settings, stopping)
+            if verdict is not Verdict.ENDED:
+                runner.terminate()
+                _wait(runner, lease, settings, patience(job, verdict, settings))
+        if verdict is Verdict.ENDED and runner.process.returncode == STOPPED:
+            verdict = Verdict.STOP
+        return verdict, runner.ending(), fault_of(job, settings, runner.process.returncode)
+
+
+def _gpus_of(job: Job, settings: WorkerSettings) -> int:
+    try:
+        return processes_of(job, settings)
+    except InvalidRecipe:  # of another version, such as after an upgrade; its body says so
+        return 1
 
 
 class Runner:
@@ -82,8 +142,13 @@ class Runner:
         self.log_file = log_file
 
     @classmethod
-    def start(cls, job: Job, settings: WorkerSettings, slot: int) -> Self:
-        """Start it. Raises OSError where the system has no process or file left."""
+    def start(
+        cls, job: Job, settings: WorkerSettings, gpus: Sequence[str], keep: Sequence[int] = ()
+    ) -> Self:
+        """Start it, with some descriptors inherited.
+
+        Raises OSError where the system has no process or file left.
+        """
         path = settings.log_file(job.id, job.attempt)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as output:
@@ -92,8 +157,9 @@ class Runner:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | environment(job, settings, slot),
+                env=os.environ | environment(job, settings, gpus),
                 start_new_session=True,
+                pass_fds=keep,
             )
         return cls(process, path)
 
@@ -128,32 +194,28 @@ class Runner:
         code = self.process.returncode
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        with self.log_file.open("rb") as lines:
+        tail = ""
+        with suppress(OSError), self.log_file.open("rb") as lines:
             lines.seek(max(0, self.log_file.stat().st_size - TAIL_BYTES))
             tail = lines.read().decode(errors="replace").strip()
         return f"The job's process ended with {how}{hint}.\n{tail}".strip()
 
 
-def environment(job: Job, settings: WorkerSettings, slot: int) -> dict[str, str]:
-    """What a runner's environment adds: its threads, and its GPU where there are several.
-
-    A run in several processes sees all GPUs, and shares them out among these.
-    """
+def environment(job: Job, settings: WorkerSettings, gpus: Sequence[str]) -> dict[str, str]:
+    """What a runner's environment adds: its threads, and the GPUs that it was given."""
     added = {"PYTHONUNBUFFERED": "1"}
     if job.queue is not Queue.GPU:
         return added
     if settings.threads is not None:
         added |= {"OMP_NUM_THREADS": str(settings.threads)}
-    if settings.gpus > 1 and processes_of(job, settings) == 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        devices = visible.split(",") if visible else [str(n) for n in range(settings.gpus)]
-        added |= {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]}
+    if gpus:
+        added |= {VISIBLE: ",".join(gpus)}
     return added
 
 
 def patience(job: Job, verdict: Verdict, settings: WorkerSettings) -> float:
     """Seconds between SIGTERM and SIGKILL: time for a checkpoint where it will be of use."""
-    if verdict is Verdict.STOP and job.kind in MAKE_CHECKPOINTS:
+    if verdict in (Verdict.STOP, Verdict.PAUSE) and job.kind in MAKE_CHECKPOINTS:
         return settings.checkpoint_grace_seconds
     return settings.kill_after_seconds
 
@@ -180,29 +242,67 @@ class Lease:
         return answer
 
 
+def _wait_for_gpus(
+    gpus: GpuLease,
+    ledger: Ledger,
+    lease: Lease,
+    job: Job,
+    settings: WorkerSettings,
+    stopping: Callable[[], bool],
+) -> Verdict | None:
+    """Wait until the job has its GPUs, and say so; why not, where something else comes first."""
+    beat_at = time.monotonic() + settings.beat_seconds
+    told = False
+    while not gpus.take():
+        if stopping():
+            return Verdict.STOP
+        if not told:
+            told = True
+            try:
+                ledger.progress(job.id, job.attempt, stage=GPU_STAGE, fraction=job.fraction)
+            except LeaseLost:
+                return Verdict.LOST
+        if time.monotonic() >= beat_at:
+            beat_at = time.monotonic() + settings.beat_seconds
+            answer = lease.beat()
+            if answer in VERDICTS:
+                return VERDICTS[answer]
+        time.sleep(GPU_POLL_SECONDS)
+    return None
+
+
 def _watch(
     runner: Runner, lease: Lease, settings: WorkerSettings, stopping: Callable[[], bool]
 ) -> Verdict:
-    verdicts = {Heartbeat.CANCEL: Verdict.CANCEL, Heartbeat.LOST: Verdict.LOST}
     while not stopping():
         if runner.ended_within(settings.beat_seconds):
             return Verdict.ENDED
         answer = lease.beat()
-        if answer in verdicts:
-            return verdicts[answer]
+        if answer in VERDICTS:
+            return VERDICTS[answer]
     return Verdict.STOP
 
 
-def _wait(runner: Runner, lease: Lease, beat_seconds: float, patience_seconds: float) -> None:
+def _wait(runner: Runner, lease: Lease, settings: WorkerSettings, patience_seconds: float) -> None:
     """Wait for its end, with the lease held; less long where nobody needs it any more."""
     deadline = time.monotonic() + patience_seconds
     while (left := deadline - time.monotonic()) > 0:
-        if runner.ended_within(min(left, beat_seconds)) or lease.beat() is Heartbeat.LOST:
+        if runner.ended_within(min(left, settings.beat_seconds)):
             return
+        answer = lease.beat()
+        if answer is Heartbeat.LOST:
+            return
+        if answer is Heartbeat.CANCEL:  # its checkpoint is of no use any more
+            deadline = min(deadline, time.monotonic() + settings.kill_after_seconds)
 
 
 def _settle(
-    ledger: Ledger, job: Job, settings: WorkerSettings, verdict: Verdict, runner: Runner
+    ledger: Ledger,
+    job: Job,
+    settings: WorkerSettings,
+    verdict: Verdict,
+    ending: str,
+    fault: Fault | None,
 ) -> None:
     """Tell the ledger what the runner did not tell it itself."""
     now = ledger.job(job.id)
@@ -211,9 +311,15 @@ def _settle(
     try:
         if verdict is Verdict.CANCEL:
             ledger.cancelled(job.id, job.attempt)
-        elif verdict is Verdict.STOP or runner.process.returncode == STOPPED:
+        elif verdict is Verdict.PAUSE:
+            ledger.give_back(job.id, job.attempt, "A pause was asked for.", None)
+        elif verdict is Verdict.STOP:
             ledger.give_back(job.id, job.attempt, "It was stopped, and can go on.", None)
+        elif fault is not None and fault.certain:
+            log.warning("ended by what it read: %s", ending)
+            ledger.fail(job.id, job.attempt, fault.error)
         else:
-            ledger.give_back(job.id, job.attempt, runner.ending(), settings.max_failures)
+            error = None if fault is None else fault.error
+            ledger.give_back(job.id, job.attempt, ending, settings.max_failures, error)
     except LeaseLost as problem:  # between the look and the write
         log.warning("%s", problem)

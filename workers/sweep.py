@@ -4,26 +4,31 @@ It takes back the jobs of workers that died, and sends the ids of queued jobs
 that the broker doesn't have: those never sent, because it was down, and those
 that it has lost. A job counts as lost if it was sent a while ago and its queue
 is empty; while messages wait, the job may well be among them, and sending it
-every while would only pile up copies. Several sweeps do no harm.
+every while would only pile up copies. Once an hour it deletes what is too old
+(retention.py). Several sweeps do no harm.
 """
 
 import logging
 import signal
 import threading
+import time
 from types import FrameType
 
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
 from mixlab.ledger import Ledger
+from workers import logs
 from workers.app import app
 from workers.outbox import BROKER_ERRORS, empty_queues, send_unsent
-from workers.settings import WorkerSettings
+from workers.retention import retain
+from workers.settings import WorkerSettings, open_ledger
 
 log = logging.getLogger("workers.sweep")
 
 # A queue that never runs empty must not hide a lost message for ever.
 PATIENCE_WHILE_BUSY = 20
+RETENTION_SECONDS = 3600.0
 
 
 def sweep(ledger: Ledger, celery: Celery, settings: WorkerSettings) -> None:
@@ -42,7 +47,8 @@ def sweep(ledger: Ledger, celery: Celery, settings: WorkerSettings) -> None:
 
 def main() -> None:
     """Sweep until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    settings = WorkerSettings()
+    logs.configure(settings.log_format, settings.log_level)
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -50,12 +56,16 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    settings = WorkerSettings()
-    ledger = Ledger.open(settings.database_url.get_secret_value(), migrate=False)
+    ledger = open_ledger(settings, patient=False)  # SIGTERM shall not wait for it
+    retention_at = time.monotonic()
     while not stop.is_set():
         try:
             sweep(ledger, app, settings)
-        except (SQLAlchemyError, *BROKER_ERRORS) as problem:
+            settings.sweep_file.touch()
+            if time.monotonic() >= retention_at:
+                retention_at = time.monotonic() + RETENTION_SECONDS
+                retain(ledger, settings)
+        except (SQLAlchemyError, *BROKER_ERRORS) as problem:  # OSError is one of these
             # Only the class, since a driver's text may hold the password of its URL.
             log.warning("next round in %g s: %s", settings.sweep_seconds, type(problem).__name__)
         stop.wait(settings.sweep_seconds)

@@ -12,14 +12,14 @@ import os
 from functools import cache
 from typing import Any
 
-from billiard import current_process  # type: ignore[import-untyped]
 from celery.signals import worker_shutting_down
+from sqlalchemy.exc import SQLAlchemyError
 
 from mixlab.ledger import Ledger
 from workers.app import app
 from workers.contract import TASK_RUN_JOB
 from workers.outbox import BROKER_ERRORS, send_unsent
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, open_ledger
 from workers.supervisor import supervise
 
 log = logging.getLogger(__name__)
@@ -37,21 +37,21 @@ def _stop(**_: Any) -> None:
 @cache
 def _ledger(_process_id: int) -> Ledger:
     """This process's own ledger: connections don't survive a fork."""
-    return Ledger.open(WorkerSettings().database_url.get_secret_value(), migrate=False)
+    return open_ledger(WorkerSettings())
 
 
 @app.task(name=TASK_RUN_JOB)  # type: ignore[untyped-decorator]
 def run_job(job_id: str) -> None:
     """Do a job if it is still queued, then send what became queued through it."""
     ledger, main_process = _ledger(os.getpid()), os.getppid()
-    supervise(
-        job_id,
-        ledger,
-        WorkerSettings(),
-        stopping=lambda: bool(_STOPPING[0]) or os.getppid() != main_process,
-        slot=getattr(current_process(), "index", 0),
-    )
     try:
+        supervise(
+            job_id,
+            ledger,
+            WorkerSettings(),
+            stopping=lambda: bool(_STOPPING[0]) or os.getppid() != main_process,
+        )
         send_unsent(app, ledger)
-    except BROKER_ERRORS as problem:
-        log.warning("The sweep will send what is queued: %s", type(problem).__name__)
+    except (SQLAlchemyError, *BROKER_ERRORS) as problem:
+        # Only the class, since a driver's text may hold the password of its URL.
+        log.warning("The sweep will do what is left: %s", type(problem).__name__)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from mixlab.errors import Conflict, LeaseLost, UnknownJob
 from mixlab.ledger import Heartbeat, Ledger
@@ -333,8 +334,60 @@ class TestEvents:
         assert changed()
 
 
+@pytest.fixture
+def forgetful(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """A ledger whose every write breaks its connection once: after the commit, before the answer."""
+    monkeypatch.setattr(ledger._db, "_patience_seconds", 5.0)
+    write = ledger._db.write
+    lost: list[Callable[[Any], Any]] = []
+
+    def write_and_lose(work: Callable[[Any], Any]) -> Any:
+        done = write(work)
+        if not any(work is one for one in lost):
+            lost.append(work)
+            raise OperationalError("COMMIT", {}, ConnectionResetError())
+        return done
+
+    monkeypatch.setattr(ledger._db, "write", write_and_lose)
+    return ledger
+
+
 class TestLostAnswers:
-    """A commit whose answer was lost with its connection is made again."""
+    """A commit whose answer was lost with its connection is made again, and nothing is doubled."""
+
+    def test_a_whole_attempt(self, forgetful: Ledger) -> None:
+        job = submit(forgetful, key="k")
+        forgetful.mark_sent(job.id, 0)
+        held = claimed(forgetful, job)
+        forgetful.progress(job.id, 1, stage="train", fraction=0.5)
+        forgetful.request_pause(job.id)
+        forgetful.resume(job.id)
+        forgetful.succeed(job.id, 1, {"href": "/x"})
+        assert (held.attempt, forgetful.job(job.id).failures) == (1, 0)
+        assert told(forgetful, job) == [
+            "submitted", "started", "stage", "pause_requested", "resumed", "succeeded",
+        ]  # fmt: skip
+
+    def test_another_worker_had_the_job_in_between(self, forgetful: Ledger) -> None:
+        job = submit(forgetful, key="k")
+        claimed(forgetful, job)
+        assert forgetful.claim(job.id, "w:2", LEASE) is None
+
+    def test_a_job_that_is_given_back_or_parked(self, forgetful: Ledger) -> None:
+        first, second = (claimed(forgetful, submit(forgetful, key=key)) for key in "ab")
+        child = submit(forgetful, parent_id=second.id, key="c")
+        with pytest.raises(LeaseLost):  # which says that it is done
+            forgetful.give_back(first.id, 1, "signal", 3)
+        with pytest.raises(LeaseLost):
+            forgetful.wait_for_children(second.id, 1)
+        assert (state(forgetful, first), forgetful.job(first.id).failures) == ("queued", 1)
+        assert [state(forgetful, job) for job in (second, child)] == ["waiting", "queued"]
+
+    def test_a_lease_that_is_taken_back(self, forgetful: Ledger, clock: FakeClock) -> None:
+        job = claimed(forgetful, submit(forgetful, key="k"))
+        clock.advance(LEASE + 1)
+        forgetful.take_back_expired(3)
+        assert (state(forgetful, job), forgetful.job(job.id).failures) == ("queued", 1)
 
     def test_the_same_end_twice(self, ledger: Ledger) -> None:
         job = claimed(ledger)
@@ -347,9 +400,3 @@ class TestLostAnswers:
         with pytest.raises(LeaseLost):
             ledger.succeed(job.id, 2, {})
         assert (ledger.job(job.id), ledger.events(job.id)) == before
-
-    def test_the_same_submission_twice(self, ledger: Ledger) -> None:
-        first = submit(ledger, key="k")
-        claimed(ledger, first)
-        assert submit(ledger, key="k").id == first.id
-        assert told(ledger, first) == ["submitted", "started"]

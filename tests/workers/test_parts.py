@@ -16,7 +16,6 @@ from cli.broker import Broker
 from mixlab.errors import LeaseLost
 from mixlab.ledger import Heartbeat, Ledger
 from mixlab.ledger.records import Job, JobKind, Queue
-from mixlab.recipes import tinyllama_1b
 from tests.workers.conftest import QUICK, until
 from workers.jobs.context import JobContext
 from workers.runner import JOBS, body
@@ -98,35 +97,20 @@ def test_a_ledger_that_is_away_counts_as_long_as_the_lease(
 
 
 @pytest.mark.parametrize(
-    ("queue", "role", "settings", "visible", "added"),
+    ("queue", "settings", "gpus", "added"),
     [
-        (Queue.CPU, None, {"threads": 1, "gpus": 4}, None, {}),
-        (Queue.GPU, "proxy", {}, None, {}),
-        (Queue.GPU, "proxy", {"threads": 1}, None, {"OMP_NUM_THREADS": "1"}),
-        (Queue.GPU, "proxy", {"gpus": 1}, None, {}),
-        (Queue.GPU, "proxy", {"gpus": 4}, None, {"CUDA_VISIBLE_DEVICES": "2"}),
-        (Queue.GPU, "proxy", {"gpus": 4}, "5,7", {"CUDA_VISIBLE_DEVICES": "5"}),
-        (Queue.GPU, None, {"gpus": 4}, None, {"CUDA_VISIBLE_DEVICES": "2"}),
-        (Queue.GPU, "full", {"gpus": 4}, None, {}),
-        (Queue.GPU, "full", {"gpus": 4, "training_processes": 1}, None,
-         {"CUDA_VISIBLE_DEVICES": "2"}),
+        (Queue.CPU, {"threads": 1}, [], {}),
+        (Queue.GPU, {}, [], {}),
+        (Queue.GPU, {"threads": 1}, [], {"OMP_NUM_THREADS": "1"}),
+        (Queue.GPU, {}, ["GPU-a"], {"CUDA_VISIBLE_DEVICES": "GPU-a"}),
+        (Queue.GPU, {}, ["GPU-a", "GPU-b"], {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}),
     ],
-)  # fmt: skip
-def test_a_slot_sees_its_own_gpu_and_a_run_in_several_processes_all_of_them(
-    ledger: Ledger,
-    queue: Queue,
-    role: str | None,
-    settings: dict[str, Any],
-    visible: str | None,
-    added: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
+)
+def test_a_job_sees_the_gpus_that_it_was_given(
+    ledger: Ledger, queue: Queue, settings: dict[str, Any], gpus: list[str], added: dict[str, str]
 ) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    payload = {} if role is None else {"role": role, "recipe": tinyllama_1b().to_dict()}
-    job = ledger.submit(JobKind.TRAIN, payload, queue=queue)
-    found = environment(job, WorkerSettings(**settings), slot=2)
+    job = ledger.submit(JobKind.TRAIN, {}, queue=queue)
+    found = environment(job, WorkerSettings(**settings), gpus)
     assert found == {"PYTHONUNBUFFERED": "1", **added}
 
 
@@ -135,9 +119,11 @@ def test_a_slot_sees_its_own_gpu_and_a_run_in_several_processes_all_of_them(
     [
         (JobKind.TRAIN, Verdict.STOP, 90.0),
         (JobKind.TRAIN_PROXIES, Verdict.STOP, 90.0),
-        (JobKind.TRAIN, Verdict.CANCEL, 4.0),
-        (JobKind.TRAIN, Verdict.LOST, 4.0),
-        (JobKind.FIT_MIXTURE, Verdict.STOP, 4.0),
+        (JobKind.TRAIN, Verdict.PAUSE, 90.0),
+        (JobKind.TRAIN, Verdict.CANCEL, 3.0),
+        (JobKind.TRAIN, Verdict.LOST, 3.0),
+        (JobKind.FIT_MIXTURE, Verdict.STOP, 3.0),
+        (JobKind.MEASURE_CORPUS, Verdict.PAUSE, 3.0),
     ],
 )
 def test_only_a_training_that_will_go_on_has_time_for_a_checkpoint(

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers.jobs.context import JobContext
-from workers.jobs.devices import gpus_of_slot
 from workers.jobs.measure_corpus import only_one, record_entropies
 
 
@@ -19,7 +18,7 @@ def run(context: JobContext) -> Mapping[str, Any]:
     corpus_id = str(context.job.payload["corpus_id"])
     folder = context.settings.corpus_folder(corpus_id)
     # Nothing is kept of a count that is cut off, so SIGTERM may end the process as it is.
-    with gpus_of_slot(context, lambda: False), only_one(folder):
+    with only_one(folder):
         if context.ledger.corpus(corpus_id).entropy is None:
             record_entropies(context, corpus_id, count_blocks, begin=0.0)
     return {"href": f"/corpora/{corpus_id}"}

@@ -21,7 +21,7 @@ from mixlab.training.launching import Ranks, RanksCrashed
 from mixlab.training.running import run_spec
 from mixlab.training.spec import RunSpec
 from workers.jobs.context import Crashed, JobContext, Stopped
-from workers.jobs.devices import gpus_alone, gpus_of_slot, processes_of
+from workers.jobs.devices import processes_of
 from workers.jobs.recording import Recorder
 from workers.jobs.waiting import measured
 
@@ -75,11 +75,9 @@ def _train(context: JobContext, spec: RunSpec, emit: Emit) -> None:
     processes = processes_of(context.job, context.settings)
     with context.stoppable() as stop:
         if processes > 1:
-            with gpus_alone(context, processes, stop):
-                told = _supervised(context, spec, processes, emit, stop)
+            told = _supervised(context, spec, processes, emit, stop)
         else:
-            with gpus_of_slot(context, stop):
-                told = run_spec(spec, emit=emit, stop=stop)
+            told = run_spec(spec, emit=emit, stop=stop)
     if told["event"] == "stopped":
         raise Stopped("Stopped by SIGTERM; the run goes on from its checkpoint.")
 

@@ -18,7 +18,6 @@ from mixlab.training.events import of_observation, of_result
 from mixlab.training.groups import GroupProgress, Outcome, StackedRun, train_group
 from mixlab.training.planning import Plan, choose
 from workers.jobs.context import JobContext, Stopped
-from workers.jobs.devices import gpus_of_slot
 from workers.jobs.recording import Recorder
 
 
@@ -49,7 +48,7 @@ def _train(
     context: JobContext, recipe: Recipe, corpus: TokenisedCorpus, runs: Sequence[Run]
 ) -> tuple[str, ...]:
     """Train and record; why so. Raises Stopped once checkpoints are made for SIGTERM."""
-    with context.stoppable() as stop, gpus_of_slot(context, stop):
+    with context.stoppable() as stop:
         context.progress("measure", 0.0)
         plan = choose(recipe, len(runs))
         stopped = _train_as(plan, context, recipe, corpus, runs, stop)

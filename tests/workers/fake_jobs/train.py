@@ -1,5 +1,6 @@
 """Does what its payload says, and notes each completion in a file."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixlab.errors import DomainTooSmall
+from mixlab.errors import DomainTooSmall, FetchFailed, InUse
 from workers.jobs.context import JobContext, Stopped
 
 
@@ -58,6 +59,24 @@ def _crash(context: JobContext) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _stubborn(context: JobContext) -> None:
+    """Does not end when it is asked to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _sleep(context)
+
+
+def _visible(context: JobContext) -> None:
+    """Writes down which GPUs it sees."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    Path(context.job.payload["visible"]).write_text(seen)
+
+
+def _meet(context: JobContext) -> None:
+    """Meets what may pass, so often."""
+    if context.job.attempt <= int(context.job.payload.get("times", 99)):
+        raise MET[context.job.payload["met"]]
+
+
 def _refuse(_context: JobContext) -> None:
     raise DomainTooSmall("Domain 'law' has 12 tokens; one sequence needs 129.")
 
@@ -70,6 +89,14 @@ def _leave(_context: JobContext) -> None:
     os._exit(0)
 
 
+MET = {
+    "fetch-failed": FetchFailed("apt-get says: Temporary failure resolving 'deb.debian.org'"),
+    "in-use": InUse("Another process trains in /home/runs/run_1."),
+    "disk-full": OSError(errno.ENOSPC, "No space left on device"),
+    "network": ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    "denied": PermissionError(errno.EACCES, "Permission denied"),
+}
+
 ACTS: dict[str, Callable[[JobContext], None]] = {
     "sleep": _sleep,
     "with_child": _with_child,
@@ -78,4 +105,7 @@ ACTS: dict[str, Callable[[JobContext], None]] = {
     "refuse": _refuse,
     "break": _break,
     "leave": _leave,
+    "stubborn": _stubborn,
+    "visible": _visible,
+    "meet": _meet,
 }
