@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError, TimeoutError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.callers import ON_THIS_MACHINE, Caller, KnownKeys, address_of, is_local
+from api.callers import ON_THIS_MACHINE, Caller, KnownKeys, address_of, is_local, key_id
 from api.errors import LedgerUnreachable, RequestRefused, ledger_down, refused
 from api.hosts import SAFE_METHODS
 from api.rates import Rates
@@ -66,6 +66,7 @@ class Authenticated:
                 caller = await self._caller(scope, token)
                 await self._check(scope, caller)
                 scope.setdefault("state", {})["caller"] = caller
+                key_id.set(caller.key_id)
         except RequestRefused as refusal:
             await refused(refusal, scope["path"])(scope, receive, send)
         except LEDGER_AWAY as problem:
@@ -102,8 +103,8 @@ class Authenticated:
         if not is_local(scope):
             raise RequestRefused(
                 403,
-                "No API key was made yet, so only this machine is answered; `mixlab keys create "
-                "NAME` makes one (in compose: docker compose run --rm api mixlab keys create NAME).",
+                "No API key was made yet, so only this machine is answered. `mixlab keys create "
+                "NAME` makes one; in compose, docker compose run --rm api mixlab keys create NAME.",
             )
         return ON_THIS_MACHINE
 

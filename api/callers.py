@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -39,6 +40,9 @@ class Caller:
 
 
 ON_THIS_MACHINE = Caller(None, frozenset(KeyScope))
+
+# For the lines of a log. Never reset: the context belongs to one request alone.
+key_id: ContextVar[str | None] = ContextVar("key_id", default=None)
 
 
 class KnownKeys:

@@ -62,8 +62,18 @@ def _operations(document: Mapping[str, Any], tag: str) -> Iterator[dict[str, Any
                     "method": method.upper(),
                     "path": path,
                     "operation": operation,
+                    "parameters": [
+                        _found(document, one) for one in operation.get("parameters", [])
+                    ],
                     "body": _body_of(operation),
                 }
+
+
+def _found(document: Mapping[str, Any], parameter: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameter, or the one that it refers to."""
+    name = str(parameter.get("$ref", "")).rpartition("/")[2]
+    found: Mapping[str, Any] = document["components"]["parameters"][name] if name else parameter
+    return found
 
 
 def _body_of(operation: Mapping[str, Any]) -> str | None:

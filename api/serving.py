@@ -15,7 +15,7 @@ import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from api import request_id
+from api import callers, request_id
 from api.app import create_app
 from api.errors import LedgerUnreachable
 from api.settings import Settings
@@ -48,7 +48,7 @@ def serve(settings: Settings) -> int:
 
 
 def _asked() -> dict[str, object]:
-    return {"request_id": request_id.current()}
+    return {"request_id": request_id.current(), "key": callers.key_id.get()}
 
 
 def configuration(app: Any, settings: Settings) -> uvicorn.Config:

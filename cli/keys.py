@@ -77,7 +77,10 @@ def list_keys(
     if as_json:
         typer.echo(json.dumps([asdict(key) for key in keys], indent=2, default=str))
         return
-    table = Table("id", "name", "scopes", "jobs", "ends", "last used", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
+    table.add_column("id", no_wrap=True)  # whole, since `rotate` and `revoke` take it
+    for name in ("name", "scopes", "jobs", "ends", "last used"):
+        table.add_column(name)
     for key in keys:
         jobs = "" if key.max_active_jobs is None else str(key.max_active_jobs)
         # As Text, since a name may hold what rich takes for markup.
