@@ -1,6 +1,6 @@
 """A worker says that it is alive, from the loop that takes its messages.
 
-Every five seconds that loop asks a thread to write the worker's row, one for each queue. A loop
+Every few seconds that loop asks a thread to write the worker's row, one for each queue. A loop
 that hangs, or that has lost its broker and takes no messages, does not ask, and the row grows old;
 a slow database holds up the thread alone. A worker that stops takes its row away.
 
@@ -27,7 +27,6 @@ from workers.settings import WorkerSettings, open_ledger
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 5.0
 LAST_WORDS_SECONDS = 3.0  # a worker that stops doesn't wait longer for the database
 
 _CONNECTED = threading.Lock()
@@ -114,6 +113,7 @@ class Beating(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
+        self._settings = WorkerSettings()
         self._pulse: Pulse | None = None
         self._timer: Any = None
 
@@ -124,9 +124,10 @@ class Beating(bootsteps.StartStopStep):  # type: ignore[misc]
             names = [name for name in consumer.app.amqp.queues.consume_from if name in known]
             slots = consumer.controller.concurrency
             queues = [Queue(name) for name in names]
-            self._pulse = Pulse(consumer.hostname, queues, slots, WorkerSettings())
+            self._pulse = Pulse(consumer.hostname, queues, slots, self._settings)
         self._pulse.beat()
-        self._timer = consumer.timer.call_repeatedly(BEAT_SECONDS, self._pulse.beat)
+        every = self._settings.pulse_seconds
+        self._timer = consumer.timer.call_repeatedly(every, self._pulse.beat)
 
     def stop(self, consumer: Any) -> None:
         """The broker has gone, or the worker stops."""

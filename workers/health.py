@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,12 +34,12 @@ def main(arguments: Sequence[str]) -> int:
         return _say(*swept(WorkerSettings(), told.max_age))
     ledger = open_ledger(WorkerSettings(), patient=False)
     try:
-        workers = ledger.fleet.workers()
+        workers, now = ledger.fleet.workers(), ledger.now()
     except SQLAlchemyError as problem:
         return _say(False, f"The ledger can't be asked: {type(problem).__name__}.")
     finally:
         ledger.close()
-    return _say(*judged(workers, socket.gethostname(), told.queue, told.max_age, datetime.now(UTC)))
+    return _say(*judged(workers, socket.gethostname(), told.queue, told.max_age, now))
 
 
 def judged(

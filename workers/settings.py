@@ -44,6 +44,9 @@ class WorkerSettings(SharedSettings):
         description="What ended longer ago loses its events, logs and proxy checkpoints; 0 keeps "
         "all.",
     )
+    pulse_seconds: float = Field(
+        5.0, gt=0, description="Between two signs of life of a worker, as its health check sees."
+    )
     sweep_seconds: float = Field(2.0, gt=0, description="Between two sweeps.")
     resend_after_seconds: float = Field(
         30.0, gt=0, description="A job sent so long ago and not claimed is sent again."

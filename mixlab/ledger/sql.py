@@ -10,6 +10,7 @@ and what is asked for through it belongs to that owner.
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from datetime import datetime
 from typing import Any, Self
 
 from mixlab.errors import NotReady
@@ -97,6 +98,10 @@ class Ledger(Work):
     def sees(self, owner: str | None) -> bool:
         """Whether what belongs to that owner is there, seen through this ledger."""
         return self._sees in (None, owner)
+
+    def now(self) -> datetime:
+        """The time, as all processes of this ledger agree on it."""
+        return self._db.now()
 
     def close(self) -> None:
         """Let go of all connections."""
