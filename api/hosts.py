@@ -3,8 +3,8 @@
 A page in a browser can point its own name at 127.0.0.1 and then talk to what
 listens there (DNS rebinding); its requests carry that name as Host. Or it posts
 to 127.0.0.1 across sites, which needs no permission where there is no body;
-then its own name is the Origin. Starlette's TrustedHostMiddleware knows Host
-only, and answers in plain text.
+then its own name is the Origin, or Sec-Fetch-Site says so. Starlette's
+TrustedHostMiddleware knows Host only, and answers in plain text.
 """
 
 from urllib.parse import urlsplit
@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.errors import problem
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# Of a page of this service, or of the address bar. Another port of localhost is `same-site`.
+OWN_SITE = frozenset({"same-origin", "none"})
 
 
 class AllowedHosts:
@@ -44,12 +46,14 @@ class AllowedHosts:
     def _refused(self, scope: Scope) -> str | None:
         """The header that speaks against the request."""
         headers = Headers(scope=scope)
-        if not self._knows(host_of(headers.get("host", ""))):
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self._knows(host_of(hosts[0])):
             return "Host"
-        origin = headers.get("origin")
-        if origin is None or scope["method"] in SAFE_METHODS:
+        if scope["method"] in SAFE_METHODS:
             return None
-        return None if self._knows(host_of(_authority(origin))) else "Origin"
+        origins = headers.getlist("origin")
+        known = all(self._knows(host_of(_authority(origin))) for origin in origins)
+        return None if known and headers.get("sec-fetch-site", "none") in OWN_SITE else "Origin"
 
     def _knows(self, host: str) -> bool:
         return any(
