@@ -155,6 +155,8 @@ def deliver_twice(hurt: Hurt) -> None:
 
 def skew_clock(hurt: Hurt) -> None:
     """A second worker, whose host's clock is an hour off, works beside and is killed."""
+    if hurt.cluster.database_url.startswith("sqlite"):
+        raise NotHere("a SQLite file belongs to one host, which has one clock")
     library = faketime()
     if library is None:
         raise NotHere("libfaketime is not installed")
