@@ -22,6 +22,7 @@ QUICK = {
     "MIXLAB_KILL_AFTER_SECONDS": "0.5",
     "MIXLAB_SWEEP_SECONDS": "0.2",
     "MIXLAB_RESEND_AFTER_SECONDS": "1",
+    "MIXLAB_MAX_FAILURES": "2",  # a third attempt would wait for five seconds
 }
 
 

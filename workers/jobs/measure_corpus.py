@@ -2,30 +2,45 @@
 
 A measured corpus is a snapshot: measuring it again changes nothing, so the
 runs that were trained on it stay comparable. Changed text is a new corpus.
-A worker that dies half-way leaves finished shards, which the next one skips.
-Where the service has GPUs a child job counts the pairs on one of them.
+A worker that dies half-way leaves finished shards and the entropies of finished
+domains, which the next one skips.
+Where the service has GPUs a child job counts the pairs on one of them. Text is read
+within bounds (bounds.py), and from remote places through a guard (network.py).
 """
 
 import fcntl
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from mixlab.corpora.reading.network import guard
 from mixlab.corpora.reading.paths import PathPolicy
-from mixlab.corpora.shards import Shard, TokenisedCorpus, write_atomically
+from mixlab.corpora.reading.readers import stored_bytes
+from mixlab.corpora.shards import (
+    MANIFEST,
+    Shard,
+    TokenisedCorpus,
+    file_sha256,
+    write_atomically,
+    write_json,
+)
 from mixlab.corpora.tokenising import DomainSource, tokenise
 from mixlab.corpora.tokenizer import load_tokenizer
 from mixlab.entropy.counts import Counts, PairCounts, Tokens, count_blocks
 from mixlab.entropy.measures import EntropyMeasures, measures
-from mixlab.errors import DomainTooSmall, MixlabError
+from mixlab.errors import DomainTooSmall, LimitExceeded, MixlabError
 from mixlab.ledger.records import Corpus, JobKind, JobState, Queue
+from workers.jobs.bounds import bounded
 from workers.jobs.context import JobContext
 from workers.jobs.waiting import error_of
 
+MAX_TOKENIZER_BYTES = 256 * 2**20
 JACKKNIFE_BLOCKS = 20  # at least, for a standard error that is itself steady
 TOKENISING_SHARE = 0.85  # of the job's time, measured on the demo's corpus
+MEASURED = "entropies.json"  # of the domains so far, beside the manifest
 
 
 def run(context: JobContext) -> Mapping[str, Any] | None:
@@ -67,38 +82,54 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCorpus:
-    spec = corpus.spec
-    policy = PathPolicy(
-        tuple(context.settings.data_roots), tuple(context.settings.remote_schemes)
-    )  # fmt: skip
-    return tokenise(
-        [
-            DomainSource(name, tuple(domain["paths"]), domain.get("text_field") or "text")
-            for name, domain in spec["domains"].items()
-        ],
-        folder,
-        vocabulary=int(spec.get("vocabulary") or 2048),
-        tokenizer_file=_given_tokenizer(spec.get("tokenizer_file"), policy, folder),
-        validation_fraction=float(spec.get("validation_fraction") or 0.05),
-        seed=int(spec.get("seed") or 0),
-        limits=context.settings.read_limits,
-        policy=policy,
-        progress=lambda fraction: context.progress("tokenise", TOKENISING_SHARE * fraction),
-    )
+    settings, spec = context.settings, corpus.spec
+    if settings.remote_schemes:
+        guard(settings.remote_endpoints)  # for as long as this process lives
+    policy = PathPolicy(tuple(settings.data_roots), tuple(settings.remote_schemes))
+    domains = [
+        DomainSource(name, tuple(domain["paths"]), domain.get("text_field") or "text")
+        for name, domain in spec["domains"].items()
+    ]
+    size = sum(stored_bytes(place, policy) for one in domains for place in one.locations)
+    with bounded(context.job, folder, settings, size) as note:
+        watched = replace(policy, on_open=note)
+        return tokenise(
+            domains,
+            folder,
+            vocabulary=int(spec.get("vocabulary") or 2048),
+            tokenizer_file=_given_tokenizer(spec.get("tokenizer_file"), watched, folder),
+            validation_fraction=float(spec.get("validation_fraction") or 0.05),
+            seed=int(spec.get("seed") or 0),
+            limits=settings.read_limits,
+            policy=watched,
+            progress=lambda fraction: context.progress("tokenise", TOKENISING_SHARE * fraction),
+        )
 
 
 def _given_tokenizer(location: str | None, policy: PathPolicy, folder: Path) -> Path | None:
     """A copy of the given tokenizer, read as text is: through no link, from no other place."""
     if not location:
         return None
+    if policy.on_open is not None:
+        policy.on_open(location)
     copy = folder / "tokenizer.given.json"
     with policy.open_file(location) as given:
-        write_atomically(copy, lambda path: path.write_bytes(given.read()))
+        write_atomically(copy, lambda path: path.write_bytes(_all_of(given, location)))
     try:
         load_tokenizer(copy)
     except MixlabError as error:  # whose file it is, not where its copy lies
         raise type(error)(str(error).replace(str(copy), location)) from error
     return copy
+
+
+def _all_of(given: BinaryIO, location: str) -> bytes:
+    raw = given.read(MAX_TOKENIZER_BYTES + 1)
+    if len(raw) > MAX_TOKENIZER_BYTES:
+        raise LimitExceeded(
+            f"The tokenizer {location!r} has more than {MAX_TOKENIZER_BYTES} bytes, which no "
+            "tokenizer.json needs."
+        )
+    return raw
 
 
 class Count(Protocol):
@@ -113,15 +144,29 @@ class Count(Protocol):
 
 def record_entropies(context: JobContext, corpus_id: str, count: Count, *, begin: float) -> None:
     """Measure each domain and write it into the ledger; `begin` of the job is done before."""
-    corpus = TokenisedCorpus.open(context.settings.corpus_folder(corpus_id))
-    found: dict[str, Any] = {}
+    folder = context.settings.corpus_folder(corpus_id)
+    corpus = TokenisedCorpus.open(folder)
+    shards = file_sha256(folder / MANIFEST)
+    found = _measured_before(folder / MEASURED, shards)
     for done, domain in enumerate(corpus.domains):
         context.progress("entropy", begin + (1 - begin) * done / len(corpus.domains))
+        if domain in found:
+            continue
         try:
             found[domain] = domain_entropy(corpus, domain, count).to_dict()
         except DomainTooSmall as error:
             raise DomainTooSmall(f"Domain {domain!r}: {error}") from error
-    context.ledger.record_entropy(corpus_id, found)
+        write_json(folder / MEASURED, {"shards": shards, "entropies": found})
+    context.ledger.record_entropy(corpus_id, {domain: found[domain] for domain in corpus.domains})
+
+
+def _measured_before(path: Path, shards: str) -> dict[str, Any]:
+    """Entropies by domain that an earlier attempt measured on the same shards."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return dict(kept["entropies"]) if kept["shards"] == shards else {}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def domain_entropy(
