@@ -2,6 +2,9 @@
 
 The ledger opens at the first use that succeeds, so an API whose database comes
 up later starts all the same and says so at `/readyz`.
+
+Dependencies that only hand something on are coroutines: FastAPI runs each plain
+function in a thread of its own, which takes longer than all of them do.
 """
 
 from threading import Lock
@@ -9,6 +12,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 
 from api.callers import Caller
 from api.dispatch import Dispatcher
@@ -44,6 +48,11 @@ class Resources:
                     raise LedgerUnreachable(type(error).__name__) from error
             return self._ledger
 
+    @property
+    def opened(self) -> Ledger | None:
+        """The ledger, if it was opened already."""
+        return self._ledger
+
     def close(self) -> None:
         """Close what is open."""
         self.dispatcher.close()
@@ -51,7 +60,7 @@ class Resources:
             self._ledger.close()
 
 
-def _resources(request: Request) -> Resources:
+async def _resources(request: Request) -> Resources:
     resources: Resources = request.app.state.resources
     return resources
 
@@ -59,7 +68,7 @@ def _resources(request: Request) -> Resources:
 ResourcesDep = Annotated[Resources, Depends(_resources)]
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     caller: Caller = request.state.caller  # set by api/auth.py, without which no route is reached
     return caller
 
@@ -67,20 +76,21 @@ def _caller(request: Request) -> Caller:
 CallerDep = Annotated[Caller, Depends(_caller)]
 
 
-def _ledger(resources: ResourcesDep, caller: CallerDep) -> Ledger:
+async def _ledger(resources: ResourcesDep, caller: CallerDep) -> Ledger:
     """The ledger as the caller sees it; what is asked for through it is the caller's."""
-    return resources.ledger().of(
+    ledger = resources.opened or await run_in_threadpool(resources.ledger)
+    return ledger.of(
         caller.key_id,
         everything=caller.sees_everything,
         max_active=resources.settings.max_active_jobs,
     )
 
 
-def _dispatcher(resources: ResourcesDep) -> Dispatcher:
+async def _dispatcher(resources: ResourcesDep) -> Dispatcher:
     return resources.dispatcher
 
 
-def _policy(resources: ResourcesDep) -> PathPolicy:
+async def _policy(resources: ResourcesDep) -> PathPolicy:
     return resources.policy
 
 

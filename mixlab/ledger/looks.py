@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, and_, bindparam, or_, select
 
 from mixlab.ledger.database import Database
 from mixlab.ledger.records import Job, JobEvent
@@ -53,12 +53,17 @@ class Looks:
         return self._db.read(lambda db: _news(db, after))
 
 
+# Made once: making a statement takes longer than executing it.
+_THESE = select(*SEEN).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+_THEIR_CHILDREN = (
+    select(*SEEN).where(jobs.c.parent_id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id)
+)
+
+
 def _looks(db: Connection, job_ids: Collection[str]) -> list[Look]:
-    rows = db.execute(select(*SEEN).where(jobs.c.id.in_(job_ids)))
-    found = [as_job(row) for row in rows]
+    found = [as_job(row) for row in db.execute(_THESE, {"ids": list(job_ids)})]
     families: dict[str, list[Job]] = {job.id: [] for job in found}
-    children = select(*SEEN).where(jobs.c.parent_id.in_(list(families))).order_by(jobs.c.id)
-    for row in db.execute(children):
+    for row in db.execute(_THEIR_CHILDREN, {"ids": list(families)}):
         families[row.parent_id].append(as_job(row))
     return [Look(job, families[job.id]) for job in found]
 
