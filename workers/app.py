@@ -6,6 +6,14 @@ once a worker has seen it, and the ledger's lease, not the broker's visibility
 timeout, brings back a job whose worker died. (Late acknowledgement would also
 make a Celery 5.7.0 worker with several slots exit when its broker goes away.)
 Without prefetching, no message waits behind a long job in a busy worker.
+
+Nothing is kept of a task: there is no result backend, and the ledger has what
+came of a job. Nothing but JSON is read, and of that an id alone is used.
+
+SIGTERM is Celery's warm shutdown, of which the supervisors hear at once
+(tasks.py), so that jobs make their checkpoints and go back into the queue.
+REMAP_SIGTERM=SIGQUIT would make it a cold one, which tells them nothing and
+ends them after the soft timeout: it is not to be set.
 """
 
 import socket
@@ -40,9 +48,14 @@ def configuration(broker_url: str) -> dict[str, Any]:
             "retry_on_timeout": True,
         },
         "accept_content": ["json"],
+        "result_accept_content": ["json"],
         "task_serializer": "json",
         "result_serializer": "json",
+        "event_serializer": "json",
+        "result_backend": None,
         "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "task_track_started": False,
         "task_acks_late": False,
         "task_reject_on_worker_lost": False,
         "task_create_missing_queues": False,
@@ -53,7 +66,9 @@ def configuration(broker_url: str) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_redirect_stdouts": False,
         "worker_pool_restarts": False,
-        "worker_soft_shutdown_timeout": 10,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,  # they are the ledger's
+        "worker_proc_alive_timeout": 60.0,  # 4 s, its own, kill a pool process of a busy machine
+        "worker_soft_shutdown_timeout": 10,  # of SIGQUIT: what is short may still end
     }
 
 

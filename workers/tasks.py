@@ -41,8 +41,11 @@ def _ledger(_process_id: int) -> Ledger:
 
 
 @app.task(name=TASK_RUN_JOB)  # type: ignore[untyped-decorator]
-def run_job(job_id: str) -> None:
+def run_job(job_id: object) -> None:
     """Do a job if it is still queued, then send what became queued through it."""
+    if not isinstance(job_id, str):  # a message is anything that the broker holds
+        log.warning("A message without a job's id was thrown away.")
+        return
     ledger, main_process = _ledger(os.getpid()), os.getppid()
     try:
         supervise(

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,21 @@ def test_a_job_delivered_many_times_has_one_effect(service: Service) -> None:
     after = service.ended(service.submit("sleep"))  # behind the copies
     assert after.state is JobState.SUCCEEDED
     assert len(service.effects(job)) == 1
+
+
+def test_messages_that_make_no_sense_do_no_harm(service: Service) -> None:
+    app = make_app(WorkerSettings(broker_url=broker_url(service)))
+    unknown: list[Any] = ["job_none", "", "x" * 100_000, None, 7, ["job"], {"id": "job"}]
+    for job_id in unknown:
+        app.send_task(TASK_RUN_JOB, args=(job_id,), queue="gpu")
+    app.send_task(TASK_RUN_JOB, args=(), queue="gpu")
+    app.send_task(TASK_RUN_JOB, args=("a", "b"), kwargs={"c": 1}, queue="gpu")
+    app.send_task("os.system", args=("true",), queue="gpu")
+    app.close()
+    began = time.monotonic()
+    behind = service.ended(service.submit("sleep"))
+    assert (behind.state, behind.attempt) == (JobState.SUCCEEDED, 1)
+    assert time.monotonic() - began < 20  # no slot was held up
 
 
 def test_cancelling_a_running_job_stops_all_that_it_started(
