@@ -34,13 +34,10 @@ BY_ITSELF = frozenset(
         signal.SIGFPE, signal.SIGILL, signal.SIGXFSZ,
     }
 )  # fmt: skip
-REASONS = {
-    signal.SIGXCPU: "it took more CPU seconds than its bytes may cost (MIXLAB_READ_SECONDS, "
-    "MIXLAB_READ_BYTES_PER_SECOND)",
-    signal.SIGALRM: "it took longer than its bytes may cost (MIXLAB_READ_SECONDS, "
-    "MIXLAB_READ_BYTES_PER_SECOND)",
-    signal.SIGKILL: "its process was killed each time, as happens where memory runs out",
-}
+TOO_LONG = (
+    "Reading this corpus took longer than its bytes may cost (MIXLAB_READ_SECONDS, "
+    "MIXLAB_READ_BYTES_PER_SECOND); it was at {location!r} then."
+)
 
 
 class Note:
@@ -149,20 +146,27 @@ def fault_of(job: Job, settings: WorkerSettings, status: int | None) -> Fault | 
     number = signal.Signals(-status)
     if number is not signal.SIGKILL and number not in BY_ITSELF:
         return None
-    reason = REASONS.get(number, f"it ended the process that read it ({number.name})")
-    detail = f"{location!r} can't be read within limits: {reason}. Memory: " + _way_out(
-        settings.memory_to_read
-    )
-    error = {"type": LimitExceeded.slug(), "title": LimitExceeded.__doc__, "detail": detail}
+    detail = _detail(number, location, settings.memory_to_read)
+    error = {"type": LimitExceeded.slug(), "title": str(LimitExceeded.__doc__), "detail": detail}
     return Fault(error, number in BY_ITSELF)
 
 
+def _detail(number: signal.Signals, location: str, most: int) -> str:
+    if number in (signal.SIGXCPU, signal.SIGALRM):
+        return TOO_LONG.format(location=location)
+    if number is signal.SIGKILL:
+        ended = "was killed each time, as happens where memory runs out"
+    else:
+        ended = f"ended with {number.name}"
+    return f"{location!r} can't be read: the process that read it {ended}. " + _way_out(most)
+
+
 def _too_much(location: str, most: int) -> str:
-    return f"Reading {location!r} takes more memory than allowed: {_way_out(most)}"
+    return f"Reading {location!r} takes more memory than allowed. " + _way_out(most)
 
 
 def _way_out(most: int) -> str:
     return (
-        f"{most} bytes (MIXLAB_READ_MEMORY_BYTES). Leave the file out, split it, or raise the "
-        "limit if you trust it."
+        f"It may have {most} bytes (MIXLAB_READ_MEMORY_BYTES): leave the file out, split it, or "
+        "raise the limit if you trust it."
     )

@@ -65,7 +65,10 @@ def _explained(url: str) -> Iterator[None]:
     except Exception as error:
         refused = last_refusal()
         if refused is not None:
-            raise PathNotAllowed(f"{url!r} is not read: {refused}.") from error
+            raise PathNotAllowed(
+                f"{url!r} is not read, since {refused}; the operator may name that in "
+                "MIXLAB_REMOTE_ENDPOINTS if corpora, or what opens them, lie there."
+            ) from error
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise MissingFile(
                 f"{url!r} can't be read: nothing is there, or it is forbidden."
