@@ -185,16 +185,11 @@ def cores() -> int:
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that the driver lists; 0 without a driver. Loads no torch."""
-    if shutil.which("nvidia-smi") is None:
-        return 0
+    """GPUs that jobs will be given (workers/gpus.py); 0 where the driver doesn't say. No torch."""
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        return len(installed(WorkerSettings()))
+    except OSError:
         return 0
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
 def _only_one(home: Path) -> IO[str]:
