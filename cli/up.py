@@ -10,10 +10,8 @@ Whatever was killed, the next start goes on from there.
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -35,6 +33,7 @@ from cli.corpora import default_folder
 from cli.processes import Child, Processes, Say
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Queue
+from workers.gpus import installed
 from workers.settings import WorkerSettings
 
 PORT = 8712
@@ -188,7 +187,7 @@ def count_gpus() -> int:
     """GPUs that jobs will be given (workers/gpus.py); 0 where the driver doesn't say. No torch."""
     try:
         return len(installed(WorkerSettings()))
-    except OSError:
+    except (OSError, ValueError):  # settings that can't be used are told by start()
         return 0
 
 
