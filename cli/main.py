@@ -16,6 +16,7 @@ from cli import (
     corpora,
     design,
     imports,
+    jobs,
     laws,
     models,
     proxies,
@@ -63,7 +64,7 @@ def _add_service() -> None:
 
 
 _add_service()
-app.add_typer(remote.jobs, name="jobs", rich_help_panel=SERVICE)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=SERVICE)
 corpora.app.command("add")(remote.corpora_add)
 app.add_typer(corpora.app, name="corpora", rich_help_panel=TEXT)
 app.command(rich_help_panel=TEXT)(remote.entropy)

@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli import remote
+from cli import jobs, remote
 from cli.client import ServiceError
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, Queue
@@ -14,7 +15,7 @@ from mixlab.ledger.records import JobKind, Queue
 app = typer.Typer()
 app.command("add")(remote.corpora_add)
 app.command("entropy")(remote.entropy)
-app.add_typer(remote.jobs, name="jobs")
+app.add_typer(jobs.app, name="jobs")
 
 
 def run(service: str, *arguments: str) -> Any:
@@ -88,3 +89,74 @@ def test_jobs_are_listed_shown_and_cancelled(service: str, ledger: Ledger) -> No
         json.loads(run(service, "jobs", "cancel", job.id, "--json").stdout)["state"] == "cancelled"
     )
     assert "cancelled" in run(service, "jobs", "show", job.id).stdout
+
+
+def test_jobs_are_paused_and_resumed(service: str, ledger: Ledger) -> None:
+    job = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, priority=7)
+    assert "paused" in run(service, "jobs", "pause", job.id).stdout
+    shown = run(service, "jobs", "resume", job.id).stdout
+    assert "queued" in shown
+    assert "priority  7" in shown
+    ledger.claim(job.id, "w", 60)
+    assert "running, to be paused" in run(service, "jobs", "pause", job.id).stdout
+    assert "running, to be cancelled" in run(service, "jobs", "cancel", job.id).stdout
+
+
+def test_a_jobs_events_are_told_by_lines(service: str, ledger: Ledger) -> None:
+    job = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+    ledger.claim(job.id, "worker-9", 60)
+    ledger.cancelled(job.id, 1)
+    lines = run(service, "jobs", "events", job.id, "--follow").stdout.splitlines()
+    assert ["submitted" in lines[0], "worker-9" in lines[1], "cancelled" in lines[2]] == [True] * 3
+    told = run(service, "jobs", "events", job.id, "--json").stdout.splitlines()
+    assert [json.loads(line)["event"] for line in told] == ["submitted", "started", "cancelled"]
+
+
+def test_a_jobs_log_is_printed_whole_and_followed(service: str, ledger: Ledger, home: Path) -> None:
+    job = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+    assert run(service, "jobs", "logs", job.id).stdout == ""
+    ledger.claim(job.id, "w", 60)
+    log = home / "logs" / f"{job.id}.1.log"
+    log.parent.mkdir(exist_ok=True)
+    text = "step 1, loss 3.2 nats €\n" * 6000  # more than a page
+    log.write_text(text)
+    assert run(service, "jobs", "logs", job.id).stdout == text
+
+    def end() -> None:
+        with log.open("a") as file:
+            file.write("done\n")
+        ledger.succeed(job.id, 1, {})
+
+    timer = threading.Timer(0.5, end)
+    timer.start()
+    followed = run(service, "jobs", "logs", job.id, "--follow", "--attempt", "1").stdout
+    timer.join()
+    assert followed == text + "done\n"
+    with pytest.raises(ServiceError, match="attempts"):
+        run(service, "jobs", "logs", job.id, "--attempt", "2")
+
+
+def test_control_characters_of_a_log_do_not_reach_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert jobs._harmless("a\x1b[2Jb\n\tc\x07") == "a\ufffd[2Jb\n\tc\ufffd"
+
+
+def test_a_key_comes_from_the_environment(
+    service: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    really = remote.Client.__init__
+
+    def init(self: Any, *about: Any, **more: Any) -> None:
+        seen.append(more["api_key"])
+        really(self, *about, **more)
+
+    monkeypatch.setattr(remote.Client, "__init__", init)
+    monkeypatch.setenv("MIXLAB_API_KEY", "mlk_from_environment")
+    with pytest.raises(ServiceError):
+        run(service, "jobs", "list")
+    with pytest.raises(ServiceError):
+        run(service, "jobs", "list", "--api-key", "mlk_from_option")
+    assert seen == ["mlk_from_environment", "mlk_from_option"]
