@@ -17,7 +17,8 @@ from rich.console import Console
 from cli.named_mixtures import Named, named_mixtures
 from cli.showing import print_lines, progress_bar, table
 from cli.training import stopping
-from mixlab.corpora.shards import TokenisedCorpus, write_json
+from mixlab.corpora.files import write_json
+from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import MixlabError
 from mixlab.recipes import Recipe
 from mixlab.recipes import recipe as recipe_named

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from mixlab.corpora.files import write_json
 from mixlab.corpora.shards import (
     SPLITS,
     DomainEntry,
@@ -25,7 +26,6 @@ from mixlab.corpora.shards import (
     ShardEntry,
     Tokens,
     token_dtype,
-    write_json,
     write_shard,
 )
 from mixlab.corpora.splitting import Document, cut_text

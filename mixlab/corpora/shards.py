@@ -13,10 +13,8 @@ document. A stream is all shards of a domain and split, end to end.
 Limits: shards are read-only; a corpus is changed by tokenising it again.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mixlab.corpora.files import file_sha256, write_atomically, write_json
 from mixlab.corpora.placements import Piece, pieces_of
 from mixlab.errors import InvalidCorpus, MissingFile, TruncatedFile
 
@@ -33,51 +32,11 @@ Offsets = npt.NDArray[np.int64]
 FORMAT = 1
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
-HASH_CHUNK_BYTES = 1 << 20
 
 
 def token_dtype(vocabulary: int) -> type[np.uint16] | type[np.uint32]:
     """The smallest type that holds every id of a vocabulary of that size."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, then rename it to `path`.
-
-    A reader, or a run after a crash, sees the whole file or none.
-    """
-    # The name keeps its suffix, because np.save adds .npy where it is missing.
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk before anything else is done."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A JSON file, written atomically."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def file_sha256(path: Path) -> str:
-    """The file's sha256 in hexadecimal, read in chunks of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while chunk := handle.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -24,19 +24,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from mixlab.corpora.files import file_sha256, write_atomically, write_json
 from mixlab.corpora.parts import DOMAIN_FILE, entry_of, write_parts
 from mixlab.corpora.reading.limits import ReadLimits, ReadReport
 from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.corpora.reading.readers import read_documents, stored_bytes
-from mixlab.corpora.shards import (
-    MANIFEST,
-    DomainEntry,
-    TokenisedCorpus,
-    file_sha256,
-    write_atomically,
-    write_json,
-    write_manifest,
-)
+from mixlab.corpora.shards import MANIFEST, DomainEntry, TokenisedCorpus, write_manifest
 from mixlab.corpora.sources import (
     DomainSource,
     digest_of_value,

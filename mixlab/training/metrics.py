@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from mixlab.corpora.shards import write_atomically
+from mixlab.corpora.files import write_atomically
 from mixlab.recipes import Flops, Recipe
 from mixlab.training.placement import in_bfloat16
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mixlab.corpora.shards import write_atomically
+from mixlab.corpora.files import write_atomically
 from mixlab.errors import NotWritten, TruncatedFile
 from mixlab.training.checkpoints.states import named_weights
 from mixlab.training.parallel import World, whole

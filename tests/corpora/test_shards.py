@@ -6,13 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlab.corpora.shards import (
-    TokenisedCorpus,
-    TokenStream,
-    token_dtype,
-    write_atomically,
-    write_corpus,
-)
+from mixlab.corpora.files import write_atomically
+from mixlab.corpora.shards import TokenisedCorpus, TokenStream, token_dtype, write_corpus
 from mixlab.errors import InvalidCorpus, MissingFile, TruncatedFile
 
 END = 9

@@ -16,17 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from mixlab.corpora.files import file_sha256, write_atomically, write_json
 from mixlab.corpora.reading.network import guard
 from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.corpora.reading.readers import stored_bytes
-from mixlab.corpora.shards import (
-    MANIFEST,
-    Shard,
-    TokenisedCorpus,
-    file_sha256,
-    write_atomically,
-    write_json,
-)
+from mixlab.corpora.shards import MANIFEST, Shard, TokenisedCorpus
 from mixlab.corpora.tokenising import DomainSource, tokenise
 from mixlab.corpora.tokenizer import load_tokenizer
 from mixlab.entropy.counts import Counts, PairCounts, Tokens, count_blocks

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixlab.corpora.shards import file_sha256, sync
+from mixlab.corpora.files import file_sha256, sync
 from mixlab.errors import InUse, InvalidRecipe, NotWritten, TruncatedFile
 
 FORMAT = 1

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mixlab.corpora.shards import write_json
+from mixlab.corpora.files import write_json
 from mixlab.corpora.tokenizer import end_of_text_id, load_tokenizer, vocabulary_of
 from mixlab.errors import InvalidRecipe
 from mixlab.recipes import Architecture

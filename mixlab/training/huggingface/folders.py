@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixlab.corpora.shards import sync
+from mixlab.corpora.files import sync
 from mixlab.errors import AlreadyExists, TruncatedFile
 
 

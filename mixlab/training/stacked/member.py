@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mixlab.corpora.files import write_json
 from mixlab.corpora.sampling import Sampler, TokenWindows
-from mixlab.corpora.shards import write_json
 from mixlab.errors import Diverged
 from mixlab.recipes import Recipe
 from mixlab.runs import Observation
