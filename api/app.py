@@ -30,6 +30,7 @@ from api.rates import Rates
 from api.request_id import RequestIds
 from api.settings import Settings
 from api.trainings.routes import router as trainings
+from workers import tracing
 
 log = logging.getLogger(__name__)
 
@@ -76,3 +77,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.warning("starting without the ledger: %s", error)
     yield
     await run_in_threadpool(resources.close)
+    await run_in_threadpool(tracing.flush)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mixlab.ledger.records import Job, Queue
 from mixlab.ledger.sql import Ledger
+from workers import tracing
 from workers.contract import KEY_PREFIX, TASK_RUN_JOB
 
 AT_ONCE: dict[str, Any] = {
@@ -35,6 +36,7 @@ class Dispatcher:
 
     def send(self, job: Job, ledger: Ledger) -> bool:
         """Send a queued job's id and note it in the ledger; False where the broker is down."""
+        tracing.note(**{"mixlab.job.id": job.id})
         try:
             self._celery.send_task(
                 TASK_RUN_JOB, args=(job.id,), queue=job.queue.value, ignore_result=True

@@ -152,6 +152,7 @@ class JsonLines(JsonFormatter):
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         """Add what the line is about, and hide secrets while values are not yet JSON."""
         told = super().process_log_record({**log_data, **_now_about()})
+        told.pop("color_message", None)  # uvicorn's, for terminals
         return {name: _harmless(value) for name, value in told.items()}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from mixlab.errors import LeaseLost, MixlabError
 from mixlab.ledger.database import away
 from mixlab.ledger.records import Job, JobKind, JobState
-from workers import logs
+from workers import logs, tracing
 from workers.jobs.context import Crashed, JobContext, Stopped
 from workers.settings import WorkerSettings, open_ledger
 
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     ledger = open_ledger(settings)
     job = ledger.job(job_id)
     if job.state == JobState.RUNNING and job.attempt == attempt:
-        return perform(JobContext(job, ledger, settings))
+        with tracing.of_attempt(job, "runner"):
+            return perform(JobContext(job, ledger, settings))
     return 0
 
 

@@ -32,7 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mixlab.errors import InvalidRecipe, LeaseLost, UnknownJob
 from mixlab.ledger import Heartbeat, Ledger
 from mixlab.ledger.records import Job, JobKind, JobState, Queue
-from workers import logs
+from workers import logs, tracing
 from workers.gpu_leases import GpuLease
 from workers.gpus import VISIBLE, installed
 from workers.jobs.bounds import Fault, fault_of
@@ -80,7 +80,8 @@ def supervise(
     job = _claimed(job_id, ledger, settings)
     if job is None:
         return  # delivered twice, done already, cancelled, or paused
-    with logs.about(job_id=job.id, attempt=job.attempt, worker=job.worker):
+    spoken_of = logs.about(job_id=job.id, attempt=job.attempt, worker=job.worker)
+    with spoken_of, tracing.of_attempt(job, "worker"):
         log.info("%s attempt %d", job.kind, job.attempt)
         try:
             verdict, ending, fault = _attempted(ledger, job, settings, stopping)
@@ -88,6 +89,7 @@ def supervise(
             verdict, ending, fault = Verdict.ENDED, f"No process: {problem}", None
         _settle(ledger, job, settings, verdict, ending, fault)
         log.info("attempt %d is over: %s", job.attempt, verdict.name.lower())
+        tracing.note(**{"mixlab.verdict": verdict.name.lower()})
 
 
 def _claimed(job_id: str, ledger: Ledger, settings: WorkerSettings) -> Job | None:
@@ -157,7 +159,7 @@ class Runner:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | environment(job, settings, gpus),
+                env=os.environ | environment(job, settings, gpus) | tracing.carried(),
                 start_new_session=True,
                 pass_fds=keep,
             )

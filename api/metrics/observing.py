@@ -8,13 +8,20 @@ for as long as they are open.
 
 import logging
 import time
+from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workers import tracing
 
 log = logging.getLogger("api.access")
 
+TRACE_HEADERS = ("traceparent", "tracestate")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+PROBES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+LINE = "%s %s %d in %.0f ms"
 LONGEST_PATH = 200  # of a log line
 EDGES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -50,11 +57,18 @@ class Observed:
             await self._app(scope, receive, send)
             return
         one = _Request(scope, send)
-        with self._requests.open.track_inprogress():
+        with self._requests.open.track_inprogress(), _span(scope):
             try:
                 await self._app(scope, receive, one.send)
             finally:
                 one.ended(self._requests)
+
+
+def _span(scope: Scope) -> AbstractContextManager[None]:
+    headers = Headers(scope=scope)
+    carrier = {name: headers[name] for name in TRACE_HEADERS if name in headers}
+    told = {"http.request.method": scope["method"]}
+    return tracing.span("request", component="api", carrier=carrier, **told)
 
 
 class _Request:
@@ -77,9 +91,13 @@ class _Request:
         """Count it, and write its line."""
         seconds = time.perf_counter() - self._began if self._seconds is None else self._seconds
         method = self._scope["method"] if self._scope["method"] in METHODS else "other"
-        route = str(getattr(self._scope.get("route"), "path", "none"))
+        route = str(getattr(self._scope.get("route"), "path_format", "none"))
         requests.answered.labels(method, route, self._status).inc()
         requests.seconds.labels(method, route).observe(seconds)
+        answer = {"http.route": route, "http.response.status_code": self._status}
+        tracing.note(f"{method} {route}", **answer)
         told = {"method": method, "route": route, "status": self._status, "seconds": seconds}
         path = self._scope["path"][:LONGEST_PATH]
-        log.info("%s %s %d in %.0f ms", method, path, self._status, 1000 * seconds, extra=told)
+        # Health checks ask every few seconds, and say nothing as long as all is well.
+        level = logging.DEBUG if route in PROBES and self._status < 400 else logging.INFO
+        log.log(level, LINE, method, path, self._status, 1000 * seconds, extra=told)

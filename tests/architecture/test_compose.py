@@ -253,8 +253,10 @@ def test_the_gpu_worker_has_a_slot_for_each_gpu(file: str) -> None:
 def test_nothing_begins_before_what_it_needs() -> None:
     for name, service in SERVICES.items():
         if service["image"].startswith("mixlab:") and name not in ONE_SHOT:
+            # On the stores themselves too: what depends on another stops before it.
             assert service["depends_on"] == {
                 "migrate": {"condition": "service_completed_successfully"},
+                "postgres": {"condition": "service_healthy"},
                 "broker": {"condition": "service_healthy"},
             }
     assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
