@@ -57,6 +57,8 @@ def create(
     """Make an API key, and print its token: the only time that it is shown."""
     if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
         raise CommandFailed(f"A key's name is 1 to {LONGEST_NAME} printable characters.")
+    if expires is not None and not duration(expires):
+        raise CommandFailed(f"A key that ends after {expires} is of no use; give it some time.")
     scopes = tuple(dict.fromkeys(scope or (Scope.READ, Scope.WRITE)))
     ends = None if expires is None else datetime.now(UTC) + duration(expires)
     with _ledger(home) as ledger:
