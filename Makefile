@@ -25,11 +25,13 @@ test: setup ## all tests, fast ones first
 	$(BIN)/python -m pytest -m 'not slow and not service'
 	$(BIN)/python -m pytest -m 'slow or service'
 
-check: setup ## format, lint, types, import contracts, README
+check: setup ## format, lint, types, import contracts, README, known holes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml mixlab api workers cli
+	$(BIN)/python scripts/audit
 	$(BIN)/python -m pytest tests/architecture
 
 format: setup ## rewrite the sources in the house style

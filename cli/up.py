@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated, Any, NoReturn, Self
@@ -157,8 +158,13 @@ class Stack:
 
     def _named_host(self) -> str:
         """The host as it stands in a URL."""
-        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)
-        return f"[{host}]" if ":" in host else host
+        try:
+            address = ip_address(self._host)
+        except ValueError:
+            return self._host
+        if address.is_unspecified:  # all of this machine's
+            address = ip_address(LOOPBACK if address.version == 4 else "::1")
+        return str(address) if address.version == 4 else f"[{address}]"
 
     def _wait_for(self, child: Child) -> None:
         deadline = time.monotonic() + API_SECONDS
