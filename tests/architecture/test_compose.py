@@ -272,6 +272,20 @@ def test_what_stops_has_time_for_it() -> None:
             assert grace >= settings.kill_after_seconds + soft + 15
 
 
+@pytest.mark.parametrize("file", [MAIN, JOIN])
+def test_jobs_that_read_text_fit_into_their_container(file: str) -> None:
+    service = FILES[file]["services"]["worker-cpu"]
+
+    def default(text: str) -> str:
+        return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+    slots = int(default(_words(service)[_words(service).index("-c") + 1]))
+    each = int(default(service["environment"]["MIXLAB_READ_MEMORY_BYTES"]))
+    whole = default(service["mem_limit"])
+    assert whole.endswith("g")
+    assert slots * each <= 0.8 * int(whole[:-1]) * 2**30
+
+
 # Other hosts do what the first one does.
 
 
