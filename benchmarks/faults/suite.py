@@ -15,7 +15,7 @@ from benchmarks.faults.load import Load
 from mixlab.ledger import Ledger
 
 DISK_MEGABYTES = 600
-PATIENCE_SECONDS = 300.0  # after the last fault, for what is left to be done
+PATIENCE_SECONDS = 180.0  # without a job ending, after which the rest counts as lost
 
 Say = Callable[[str], None]
 
@@ -66,13 +66,13 @@ def run(
 
 def _wait(ledger: Ledger, load: Load, say: Say) -> None:
     """Until everything has ended, or nothing more may be expected."""
-    deadline, told = time.monotonic() + PATIENCE_SECONDS, -1
-    while time.monotonic() < deadline:
-        left = [job for job in load.done.all if not ledger.job(job).state.terminal]
+    moved, told, left = time.monotonic(), -1, load.done.all
+    while time.monotonic() - moved < PATIENCE_SECONDS:
+        left = [job for job in left if not ledger.job(job).state.terminal]
         if not left:
             return
         if len(left) != told:
-            told = len(left)
+            moved, told = time.monotonic(), len(left)
             say(f"{told} jobs left")
         time.sleep(2)
 
