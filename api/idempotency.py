@@ -91,14 +91,14 @@ async def once(
     Raises Replayed where the request was answered before, RequestRefused for one that is under
     way, for another payload, and for a key that is malformed or missing.
     """
-    if validate_only:
-        return None
     if idempotency_key is None:
-        if request.app.state.settings.require_idempotency_key:
+        if request.app.state.settings.require_idempotency_key and not validate_only:
             raise _refused(400, "missing", "Send an Idempotency-Key, such as a UUID.")
         return None
     if not _KEY.match(idempotency_key):
         raise _refused(400, "malformed", "Idempotency-Key must be 1 to 255 visible characters.")
+    if validate_only:
+        return None
     key, print_ = idempotency_key.strip('"'), _fingerprint(request, await request.body())
     return await run_in_threadpool(_begin, request, ledger, key, print_)
 

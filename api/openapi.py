@@ -125,6 +125,7 @@ def install(app: FastAPI) -> None:
             _add_problems(document)
             _drop_default_validation(document)
             auth.describe(document, lambda status: problems(status)[status])
+            _add_limits(document)
             _add_request_ids(document)
             app.openapi_schema = document
         return app.openapi_schema
@@ -151,6 +152,15 @@ def _drop_default_validation(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+
+
+def _add_limits(document: dict[str, Any]) -> None:
+    """Say how requests are refused that are too large or too slow (limits.py)."""
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            statuses = (408, 414, 431) if "requestBody" in operation else (414, 431)
+            for status in statuses:
+                operation["responses"].setdefault(str(status), problems(status)[status])
 
 
 def _add_request_ids(document: dict[str, Any]) -> None:

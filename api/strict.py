@@ -153,8 +153,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in times.items() if count > 1)
         raise RequestRefused(
             422,
-            f"The name {twice[:100]!r} stands twice in one object; give each domain or option once, "
-            "under a name of its own.",
+            f"The name {twice[:100]!r} stands twice in one object; give each domain or option "
+            "once, under a name of its own.",
         )
     return found
 

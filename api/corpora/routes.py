@@ -60,14 +60,14 @@ def list_corpora(
     return CorpusPage(corpora=views, next_page_token=token)
 
 
-@router.get("/{corpus_id}", operation_id="getCorpus", responses=problems(UnknownCorpus))
+@router.get("/{corpus_id:id}", operation_id="getCorpus", responses=problems(UnknownCorpus))
 def get_corpus(corpus_id: Id, ledger: LedgerDep) -> CorpusView:
     """One corpus, with its token counts and entropies once they are measured."""
     return CorpusView.of(ledger.corpus(corpus_id))
 
 
 @router.post(
-    "/{corpus_id}/entropy",
+    "/{corpus_id:id}/entropy",
     status_code=202,
     operation_id="measureCorpus",
     response_model=JobView,

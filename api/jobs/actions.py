@@ -20,7 +20,7 @@ _ASKED: dict[int | str, dict[str, Any]] = {
 
 
 @router.post(
-    "/{job_id}/cancel",
+    "/{job_id:id}/cancel",
     operation_id="cancelJob",
     responses={**problems(UnknownJob), **_ASKED},
 )
@@ -34,7 +34,7 @@ def cancel_job(job_id: Id, ledger: LedgerDep, response: Response) -> JobView:
 
 
 @router.post(
-    "/{job_id}/pause",
+    "/{job_id:id}/pause",
     operation_id="pauseJob",
     responses={**problems(UnknownJob, Conflict), **_ASKED},
 )
@@ -49,7 +49,7 @@ def pause_job(job_id: Id, ledger: LedgerDep, response: Response) -> JobView:
 
 
 @router.post(
-    "/{job_id}/resume",
+    "/{job_id:id}/resume",
     operation_id="resumeJob",
     responses=problems(UnknownJob, Conflict),
 )

@@ -31,7 +31,7 @@ Offset = Annotated[int, Query(ge=0, le=2**62, description="`next_offset` of the 
 Limit = Annotated[int, Query(ge=16, le=2**31 - 1, description=f"Bytes; at most {MOST_BYTES} come.")]
 
 
-@router.get("/{job_id}/logs", operation_id="getJobLog", responses=problems(404, 422, UnknownJob))
+@router.get("/{job_id:id}/logs", operation_id="getJobLog", responses=problems(404, 422, UnknownJob))
 def get_log(
     job_id: Id,
     ledger: LedgerDep,

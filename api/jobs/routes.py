@@ -59,7 +59,9 @@ def list_jobs(
     return _page(ledger, filters, page_size, page_token)
 
 
-@router.get("/{job_id}/children", operation_id="listChildren", responses=problems(422, UnknownJob))
+@router.get(
+    "/{job_id:id}/children", operation_id="listChildren", responses=problems(422, UnknownJob)
+)
 def list_children(
     job_id: Id, ledger: LedgerDep, page_size: PageSize = 0, page_token: PageToken = ""
 ) -> JobPage:
@@ -69,7 +71,7 @@ def list_children(
 
 
 @router.get(
-    "/{job_id}",
+    "/{job_id:id}",
     operation_id="getJob",
     response_model=JobView,
     responses={
@@ -105,7 +107,7 @@ async def get_job(
 
 
 @router.get(
-    "/{job_id}/events",
+    "/{job_id:id}/events",
     operation_id="listJobEvents",
     response_model=EventPage,
     responses={

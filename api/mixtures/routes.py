@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from api.dependencies import Id, LedgerDep
+from api.dependencies import Id, LedgerDep, ResourcesDep
 from api.jobs.schemas import JobView
 from api.making import WAITS, Making, MakingDep, MakingRoute, makes, makes_job
 from api.mixtures.checks import checked_fit, checked_proportions, train_tokens
@@ -106,12 +106,12 @@ def predict_mixture(body: PredictBody, ledger: LedgerDep) -> PredictedView:
         TooFewMixtures, UnknownCorpus, UnknownMixture, body=True,
     ),
 )  # fmt: skip
-def design_mixtures(body: DesignRequest, ledger: LedgerDep) -> DesignView:
+def design_mixtures(body: DesignRequest, ledger: LedgerDep, resources: ResourcesDep) -> DesignView:
     """Propose mixtures to run: spread over what is allowed, or the next ones of a fit."""
     from api.mixtures.solving import first_runs, propose
 
     if body.mixture_id is not None:
-        return propose(body, ledger.mixture(body.mixture_id))
+        return propose(body, ledger.mixture(body.mixture_id), resources.settings.home)
     if body.corpus_id is None:
         return first_runs(body, list(body.domains or []), None)
     corpus = ledger.corpus(body.corpus_id)
@@ -150,7 +150,7 @@ def list_mixtures(
     return MixturePage(mixtures=shown, next_page_token=token)
 
 
-@router.get("/{mixture_id}", operation_id="getMixture", responses=problems(UnknownMixture))
+@router.get("/{mixture_id:id}", operation_id="getMixture", responses=problems(UnknownMixture))
 def get_mixture(mixture_id: Id, ledger: LedgerDep) -> MixtureView:
     """One mixture, with the fit and the problem that it came from."""
     return MixtureView.of(ledger.mixture(mixture_id))

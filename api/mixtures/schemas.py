@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from api.jobs.schemas import Priority
 from api.mixtures.questions import (
     ConstraintsBody,
     DesignBody,
@@ -12,7 +13,6 @@ from api.mixtures.questions import (
     Params,
     TokensByDomain,
 )
-from api.jobs.schemas import Priority
 from api.values import MAX_DOMAINS, Body, Identifier, Name, Seed, Shares, Tokens, View
 from mixlab.ledger.records import MixtureRecord
 

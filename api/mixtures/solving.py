@@ -11,8 +11,9 @@ from api.mixtures.checks import check_feasible, check_objective
 from api.mixtures.questions import ConstraintsBody, ObjectiveBody
 from api.mixtures.schemas import DesignRequest, DesignView, PredictBody, PredictedView, SolveBody
 from mixlab.answers import answered
+from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.design import filling_mixtures, next_runs
-from mixlab.errors import InvalidMixture, NotReady
+from mixlab.errors import InvalidMixture, MissingFile, NotReady, PathNotAllowed
 from mixlab.fitting import Fit
 from mixlab.ledger.records import MixtureRecord
 from mixlab.mixture import Mixture, checked_budget
@@ -67,18 +68,13 @@ def predict(body: PredictBody, record: MixtureRecord) -> PredictedView:
     )  # fmt: skip
 
 
-def propose(body: DesignRequest, record: MixtureRecord) -> DesignView:
+def propose(body: DesignRequest, record: MixtureRecord, home: Path) -> DesignView:
     """The next runs that tell the optimum of a mixture's fit best.
 
     Raises NotReady where the mixture has no fit, or its observations are gone.
     """
     fit, report = fit_of(record), dict(record.report)
-    path = report.get("observations_file")
-    if path is None or not Path(path).is_file():
-        raise NotReady(
-            f"The observations of mixture {record.id} are not here, and the next runs depend on "
-            "them; POST /mixtures/fit makes a mixture with them."
-        )
+    path = _observations(record, home)
     changes = SolveBody(
         mixture_id=record.id, budget_tokens=body.budget_tokens, constraints=body.constraints,
         tokens_available=body.tokens_available,
@@ -95,6 +91,17 @@ def propose(body: DesignRequest, record: MixtureRecord) -> DesignView:
         expected_regret_nats=found.expected_regret_nats,
         expected_regret_after_nats=found.expected_regret_after_nats,
     )
+
+
+def _observations(record: MixtureRecord, home: Path) -> str:
+    """Where a mixture's observations lie: in the home folder, whatever its row says."""
+    try:
+        return PathPolicy((home,)).check(str(record.report["observations_file"]))
+    except (KeyError, MissingFile, PathNotAllowed):
+        raise NotReady(
+            f"The observations of mixture {record.id} are not here, and the next runs depend on "
+            "them; POST /mixtures/fit makes a mixture with them."
+        ) from None
 
 
 def first_runs(

@@ -49,7 +49,7 @@ def train_mixture(body: TrainingBody, making: MakingDep) -> JobView | Response:
 
 
 @router.get(
-    "/{training_id}", operation_id="getTraining", responses=problems(404, UnknownJob, NotReady)
+    "/{training_id:id}", operation_id="getTraining", responses=problems(404, UnknownJob, NotReady)
 )
 def get_training(training_id: Id, ledger: LedgerDep) -> TrainingView:
     """A training run by its own id, or by the id of the job that makes it and no other."""

@@ -1,0 +1,1 @@
+"""Schemathesis against the real server: whatever it sends, all its checks must hold."""
