@@ -7,10 +7,13 @@ Ends with status 1 where anything was lost or doubled. Writes benchmarks/results
 """
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
 from random import Random
+from types import FrameType
+from typing import NoReturn
 
 from benchmarks.faults.counting import Count, markdown
 from benchmarks.faults.injuries import INJURIES, Injury
@@ -44,6 +47,7 @@ up to {failures} crashes a job, because faults are far more frequent here than i
 def main() -> int:
     """Run on each database, write the table, tell whether all is well."""
     asked = _arguments()
+    signal.signal(signal.SIGTERM, _interrupted)  # so that what was started is stopped
     when = time.strftime("%Y-%m-%d")
     text = HEAD.format(
         when=when, machine=machine(), lease=LEASE_SECONDS, failures=SETTINGS["MIXLAB_MAX_FAILURES"]
@@ -78,6 +82,10 @@ def drawn(count: int, seed: int) -> list[Injury]:
     repeated = [INJURIES[n % len(INJURIES)] for n in range(count)]
     Random(seed).shuffle(repeated)
     return repeated
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _say(line: str) -> None:
