@@ -11,7 +11,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    and_,
     bindparam,
     func,
     or_,
@@ -35,6 +34,7 @@ from mixlab.ledger.transitions import (
     unknown,
 )
 
+UNSENT_AT_ONCE = 1000
 FRESH = {"state": JobState.QUEUED, "fraction": 0.0, "attempt": 0, "failures": 0, "version": 1}
 
 
@@ -178,12 +178,15 @@ def resume(db: Connection, job_id: str, now: datetime) -> None:
 
 
 def unsent(db: Connection, now: datetime, before: datetime | None) -> list[Job]:
-    """Due jobs never put on the broker since they were queued, or last before the time."""
+    """Due jobs never put on the broker since they were queued, or last before the time.
+
+    Without payloads, and not all at once: others who send would send the same.
+    """
     sent: ColumnElement[bool] = jobs.c.sent_at.is_(None)
     if before is not None:
         sent = or_(sent, jobs.c.sent_at < before)
-    query = select(*RECORD).where(and_(jobs.c.state == JobState.QUEUED, is_due(now), sent))
-    return [as_job(row) for row in db.execute(query.order_by(jobs.c.id))]
+    query = select(*SEEN).where(jobs.c.state == JobState.QUEUED, is_due(now), sent)
+    return [as_job(row) for row in db.execute(query.order_by(jobs.c.id).limit(UNSENT_AT_ONCE))]
 
 
 def mark_sent(db: Connection, job_id: str, attempt: int | None, now: datetime) -> None:

@@ -16,7 +16,7 @@ from mixlab.ledger.schema import job_events, jobs, mixtures, requests, runs, wor
 from mixlab.ledger.transitions import TERMINAL
 
 SILENT = timedelta(days=1)
-TREES_AT_ONCE = 100  # in a transaction: others may write in between
+TREES_AT_ONCE = 25  # in a transaction: others may write in between
 IDS_AT_ONCE = 1000  # in a statement: databases bound its parameters
 
 
@@ -33,8 +33,8 @@ def prune(db: Connection, now: datetime, keep: timedelta) -> int:
         for ids in _parts(tree):
             db.execute(delete(job_events).where(job_events.c.job_id.in_(ids)))
         if not _made_something(db, tree):
-            for job_id in reversed(tree):
-                db.execute(delete(jobs).where(jobs.c.id == job_id))
+            for ids in reversed(_parts(tree)):  # children before their parents
+                db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
     return len(trees)
 
 

@@ -110,7 +110,7 @@ class Work:
         return [job for job in taken if job is not None]
 
     def unsent(self, resend_after_seconds: float | None = None) -> list[Job]:
-        """Due jobs whose id is not on the broker, oldest first.
+        """The oldest due jobs whose id is not on the broker, without payloads.
 
         With seconds, also those that were sent longer ago and yet never claimed.
         """
@@ -132,7 +132,7 @@ class Work:
     def prune(self, keep: timedelta) -> int:
         """Forget what ended longer ago and nobody needs: how many trees of jobs were gone through.
 
-        Takes a hundred at once, since others wait meanwhile; call it until it says 0.
+        Takes a few at once, since others wait meanwhile; call it until it says 0.
         """
         return self._db.write_again(lambda db: retention.prune(db, self._db.now(), keep))
 

@@ -3,6 +3,7 @@
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -222,10 +223,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def the_service_can_rely_on_it(self) -> None:
-        assert {job.id for job in self.ledger.jobs(limit=1000)} == set(self.seen)
-        jobs = {job_id: self.ledger.job(job_id) for job_id in self.seen}
+        jobs = {job.id: job for job in self.ledger.jobs(limit=1000)}
+        assert set(jobs) == set(self.seen)
         for job in jobs.values():
-            before = self.seen[job.id]
+            before = replace(self.seen[job.id], payload={})  # lists leave it out
             children = [child for child in jobs.values() if child.parent_id == job.id]
             unfinished = [child for child in children if not child.state.terminal]
             assert job.version >= before.version
@@ -240,7 +241,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert (job.lease_until is not None) == (job.state is JobState.RUNNING)
             if job.state in (JobState.QUEUED, JobState.PAUSED):
                 assert (job.pause_requested_at is None) == (job.state is JobState.QUEUED)
-            self.its_events_tell_it(before, job)
+            if job != before:
+                self.its_events_tell_it(before, job)
             self.seen[job.id] = job
 
     def its_events_tell_it(self, before: Job, job: Job) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mixlab.errors import InvalidLoss, LeaseLost, Unknown, UnknownCorpus, UnknownJob, UnknownMixture
-from mixlab.ledger import Heartbeat, Ledger
+from mixlab.ledger import Heartbeat, Ledger, jobs
 from mixlab.ledger.records import JobKind, JobState, Queue, RunRole
 from tests.ledger.making import LEASE, claimed, state, submit
 
@@ -58,7 +58,7 @@ class TestSubmitting:
         job = submit(ledger)
         assert (job.state, job.attempt, job.failures, job.fraction) == (JobState.QUEUED, 0, 0, 0.0)
         assert ledger.job(job.id) == job
-        assert ledger.unsent() == [job]
+        assert [waits.id for waits in ledger.unsent()] == [job.id]
         ledger.mark_sent(job.id)
         assert ledger.unsent() == []
 
@@ -172,7 +172,7 @@ class TestHolding:
         (taken,) = ledger.take_back_expired(3)
         assert (taken.state, taken.failures, taken.worker) == (JobState.QUEUED, 1, None)
         assert ledger.take_back_expired(3) == []
-        assert ledger.unsent() == [taken]
+        assert [waits.id for waits in ledger.unsent()] == [taken.id]
 
     def test_crashes_are_counted_up_to_the_cap(self, ledger: Ledger) -> None:
         job = submit(ledger)
@@ -199,6 +199,15 @@ class TestHolding:
         assert ledger.unsent(30) == []
         clock.advance(2)
         assert [late.id for late in ledger.unsent(30)] == [job.id]
+
+    def test_many_are_sent_a_thousand_at_a_time(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs, "UNSENT_AT_ONCE", 2)
+        made = [submit(ledger).id for _ in range(3)]
+        assert [job.id for job in ledger.unsent()] == made[:2]
+        ledger.mark_sent(made[0])
+        assert [job.id for job in ledger.unsent()] == made[1:]
 
     def test_a_late_mark_does_not_hide_a_job_queued_again(self, ledger: Ledger) -> None:
         job = submit(ledger)

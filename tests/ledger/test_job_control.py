@@ -336,7 +336,7 @@ class TestEvents:
 
 @pytest.fixture
 def forgetful(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    """A ledger whose every write breaks its connection once: after the commit, before the answer."""
+    """Each of its writes breaks the connection once: after the commit, before the answer."""
     monkeypatch.setattr(ledger._db, "_patience_seconds", 5.0)
     write = ledger._db.write
     lost: list[Callable[[Any], Any]] = []
