@@ -78,7 +78,9 @@ CallerDep = Annotated[Caller, Depends(_caller)]
 
 async def _ledger(resources: ResourcesDep, caller: CallerDep) -> Ledger:
     """The ledger as the caller sees it; what is asked for through it is the caller's."""
-    ledger = resources.opened or await run_in_threadpool(resources.ledger)
+    ledger = resources.opened
+    if ledger is None:
+        ledger = await run_in_threadpool(resources.ledger)
     return ledger.of(
         caller.key_id,
         everything=caller.sees_everything,
