@@ -119,7 +119,7 @@ def _configuration(log_format: LogFormat, level: str) -> dict[str, Any]:
 class TextLines(logging.Formatter):
     """A line for people, then the traceback if there is one."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
@@ -142,7 +142,7 @@ class TextLines(logging.Formatter):
 class JsonLines(JsonFormatter):
     """A line for programs: one JSON object, a traceback within it."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = TextLines.default_time_format
     default_msec_format = TextLines.default_msec_format
 

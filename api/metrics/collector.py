@@ -69,7 +69,8 @@ class Scraped(Collector):
         depths = self._resources.dispatcher.depths()
         up = float(depths is not None)
         yield gauge("mixlab_broker_up", "Whether the broker answers.", (), {(): up})
-        values = {(queue.value,): float(count) for queue, count in (depths or {}).items()}
+        waiting = depths or {}
+        values: dict[tuple[str, ...], float] = {(q.value,): n for q, n in waiting.items()}
         yield gauge(
             "mixlab_queue_messages", "Messages on the broker; absent while it is away.",
             ("queue",), values,

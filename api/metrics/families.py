@@ -129,7 +129,7 @@ def _spreads(
 
 
 def _losses(losses: Iterable[LastLoss]) -> Metric:
-    values = {
+    values: dict[tuple[str, ...], float] = {
         (one.run_id, one.label, target): loss
         for one in losses
         for target, loss in list(one.losses_nats.items())[:MOST_TARGETS]

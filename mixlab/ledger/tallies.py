@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Float,
     Select,
     Text,
     and_,
@@ -190,12 +191,13 @@ def _seconds(db: Connection, earlier: Any, later: Any) -> ColumnElement[float]:
     if db.dialect.name == "sqlite":
         seconds: ColumnElement[float] = (func.julianday(later) - func.julianday(earlier)) * 86400.0
         return seconds
-    return extract("epoch", later - earlier)
+    return cast(extract("epoch", later - earlier), Float)
 
 
 def _leases_expired(db: Connection, since: datetime) -> int:
     told = cast(job_events.c.data, Text).like(f"%{LEASE_ENDED}%")
-    query = select(func.count()).where(job_events.c.at >= since, told)
+    ends = job_events.c.event.in_([JobState.QUEUED, JobState.FAILED, JobState.PAUSED])
+    query = select(func.count()).where(job_events.c.at >= since, ends, told)
     return int(db.execute(query).scalar_one())
 
 
