@@ -385,32 +385,20 @@ def test_a_fifo_or_a_device_neither_hangs_nor_answers(user: TestClient, data: Pa
     assert time.monotonic() - began < 5
 
 
-def test_a_row_that_names_a_file_elsewhere_has_none_read(
-    user: TestClient, ledger: Ledger, app: FastAPI, tmp_path: Path
-) -> None:
+def test_a_row_that_names_a_file_elsewhere_has_none_read(ledger: Ledger, tmp_path: Path) -> None:
     """Second-order traversal: what reached the ledger is held to the same rules."""
-    from mixlab.fitting import fit
-    from mixlab.laws import BIMIX
-    from mixlab.tables import from_rows, write_table
+    from api.mixtures.solving import _observations
+    from mixlab.errors import NotReady
 
-    rows = [
-        {"run": f"r{share}", "step": step, "tokens": 64 * step, "mixture.a": share,
-         "mixture.b": 1 - share, "loss.a": 4 - share - step / 1e4, "loss.b": 3 + share}
-        for share in (0.125, 0.25, 0.5, 0.75) for step in (100, 200, 300)
-    ]  # fmt: skip
-    table, home = from_rows(rows), app.state.settings.home
-    found = fit(BIMIX, table).to_dict()
-    write_table(table, tmp_path / "outside.csv")
-    (home / "link.csv").symlink_to(tmp_path / "outside.csv")
-    key = ledger.keys.all()[-1]
-    report = {
-        "objective": {"weights": None}, "constraints": {}, "budget_tokens": 10**6,
-        "tokens_per_step": 64, "tokens_available": None,
-    }  # fmt: skip
-    for place in (tmp_path / "outside.csv", home / "link.csv", home / "../outside.csv",
-                  "/etc/passwd", "s3://b/x.csv", ""):  # fmt: skip
-        problem = report | {"observations_file": str(place)}
-        shares = {"a": 0.5, "b": 0.5}
-        made = ledger.of(key.id).add_mixture(None, None, None, shares, found, problem)
-        answer = user.post("/mixtures/design", json={"mixture_id": made.id, "count": 1})
-        assert told(answer) == "not-ready", place
+    home, outside = tmp_path / "home", tmp_path / "secret.txt"
+    (home / "kept.parquet").write_bytes(b"x")
+    (home / "link.parquet").symlink_to(outside)
+    places = [home / "kept.parquet", outside, home / "link.parquet", f"{home}/../secret.txt"]
+    records = [
+        ledger.add_mixture(None, None, None, {"a": 1.0}, None, {"observations_file": str(place)})
+        for place in (*places, "/etc/passwd", "s3://bucket/x", "")
+    ]
+    assert _observations(records[0], home) == str(home / "kept.parquet")
+    for record in records[1:]:
+        with pytest.raises(NotReady):
+            _observations(record, home)
