@@ -15,9 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from api.callers import Caller
+from api.disk import Disk
 from api.dispatch import Dispatcher
 from api.errors import LedgerUnreachable
-from api.health.disk import Disk
 from api.settings import Settings
 from api.values import ID_PATTERN
 from mixlab.corpora.reading.paths import PathPolicy

@@ -113,15 +113,16 @@ class TimedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks."""
-        self._head = _stopped(self._head)
-        self._stall = _stopped(self._stall)
+        _stop(self._head)
+        _stop(self._stall)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a head that is not whole keeps its clock."""
         super().data_received(data)
         if self._under_way():
-            self._head = _stopped(self._head)
+            _stop(self._head)
+            self._head = None
         elif self._head is None and not self.transport.is_closing():
             self._head = self.loop.call_later(self.head_seconds, self._give_up)
 
@@ -129,7 +130,7 @@ class TimedProtocol(H11Protocol):
         """Go on with the next request, if this one's body has come to its end."""
         super().on_response_complete()
         if not self._under_way() and not self.transport.is_closing() and self.cycle.more_body:
-            self._head = _stopped(self._head)
+            _stop(self._head)
             self._head = self.loop.call_later(LINGER_SECONDS, self._give_up)
 
     def pause_writing(self) -> None:
@@ -140,7 +141,8 @@ class TimedProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        self._stall = _stopped(self._stall)
+        _stop(self._stall)
+        self._stall = None
         super().resume_writing()
 
     def _under_way(self) -> bool:
@@ -151,6 +153,6 @@ class TimedProtocol(H11Protocol):
             self.transport.abort()
 
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
+def _stop(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
