@@ -1,6 +1,7 @@
 """What Prometheus reads: true, bounded, for admins alone, and there while the ledger is away."""
 
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from api.app import create_app
 from api.metrics import collector
 from api.settings import Settings
+from cli.broker import Broker
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, Queue, RunRole, Scope
 from tests.api.declared import DeclaredClient
@@ -68,6 +71,7 @@ def test_jobs_workers_and_requests_are_told(client: TestClient, ledger: Ledger) 
     assert value(found, "mixlab_http_request_duration_seconds_count", **asked) == 1
     assert value(found, "mixlab_ledger_up") == 1
     assert value(found, "mixlab_broker_up") == 0
+    assert not [name for name, _ in found if name == "mixlab_queue_messages"]
     assert value(found, "mixlab_home_writable") == 1
     assert value(found, "mixlab_home_free_bytes") > 0
 
@@ -160,3 +164,25 @@ def test_a_home_folder_that_is_gone_is_told(
         found = scraped(client)
         assert value(found, "mixlab_home_writable") == 0
         assert not [name for name, _ in found if name == "mixlab_home_free_bytes"]
+
+
+def test_messages_are_counted_on_the_broker(settings: Settings, tmp_path: Path) -> None:
+    broker, log = Broker.prepare(tmp_path / "broker"), tmp_path / "broker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(broker.command, stdout=output, stderr=output)
+    try:
+        broker.wait(process, log)
+        told = settings.model_copy(update={"broker_url": SecretStr(broker.url)})
+        with DeclaredClient(create_app(told)) as client:
+            resources = client.app.state.resources  # type: ignore[attr-defined]
+            ledger: Ledger = resources.ledger()
+            for _ in range(3):
+                job = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+                assert resources.dispatcher.send(job, ledger)
+            found = scraped(client)
+    finally:
+        process.kill()
+        process.wait()
+    assert value(found, "mixlab_broker_up") == 1
+    assert value(found, "mixlab_queue_messages", queue="gpu") == 3
+    assert value(found, "mixlab_queue_messages", queue="cpu") == 0

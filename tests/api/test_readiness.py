@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from api import disk
 from api.app import create_app
-from api.health import checks, disk
+from api.health import checks
 from api.settings import Settings
 from mixlab.ledger import Ledger
 from mixlab.ledger.engine import open_engine

@@ -1,7 +1,10 @@
 """The compose files name what exists, and every service in them is held to their rules."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -312,3 +315,36 @@ def test_workers_elsewhere_are_like_those_here(file: str, name: str, like: str) 
     assert {k: v for k, v in theirs["environment"].items() if k not in different} == {
         k: v for k, v in ours["environment"].items() if k not in different
     }
+
+
+@pytest.mark.parametrize("name", ["make-secrets", "base-images", "postgres-entrypoint"])
+def test_scripts_are_programs_that_their_shell_understands(name: str) -> None:
+    path = ROOT / "scripts" / name
+    assert path.read_text().startswith("#!/usr/bin/env bash\n")
+    assert path.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_secrets_are_made_once_in_a_folder_that_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    make = [str(ROOT / "scripts" / "make-secrets")]
+    for _ in range(2):
+        subprocess.run(make, check=True, env=os.environ | {"SECRETS": str(folder)})
+        made = {path.name: path.read_text() for path in folder.iterdir()}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert set(made) == set(FILES[MAIN]["secrets"])
+    words = [text for name, text in made.items() if name != "metrics_key"]
+    assert all(re.fullmatch("[0-9a-f]{64}", word) for word in words)
+    assert len(set(words)) == len(words)
+    (folder / "broker_password").write_text("mine")
+    subprocess.run(make, check=True, env=os.environ | {"SECRETS": str(folder)})
+    assert (folder / "broker_password").read_text() == "mine"
+
+
+def test_the_smoke_says_why_it_can_not_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "compose-smoke")],
+        env=os.environ | {"PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 77
+    assert "there is no docker command" in done.stdout
