@@ -14,6 +14,8 @@ from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.errors import InvalidCorpus, MissingFile, PathNotAllowed, UnknownCorpus
 from mixlab.ledger.records import JobKind, Queue
 
+MAX_PATHS = 20_000  # each is looked at before the answer, at a tenth of a millisecond
+
 router = APIRouter(prefix="/corpora", tags=["corpora"], route_class=MakingRoute)
 
 PriorityQuery = Annotated[
@@ -91,6 +93,11 @@ def checked_spec(body: CorpusBody, policy: PathPolicy) -> dict[str, Any]:
     if len(body.domains) < 2:
         raise InvalidCorpus(
             f"A corpus needs at least two domains to mix; this one has {len(body.domains)}."
+        )
+    named = sum(len(domain.paths) for domain in body.domains.values())
+    if named > MAX_PATHS:
+        raise InvalidCorpus(
+            f"The domains name {named} paths, more than {MAX_PATHS}; name folders instead of files."
         )
     return {
         "domains": {

@@ -4,7 +4,11 @@ Each test is named after the attack. Peers' holes are those of facts that were p
 number; most are one of three: no key needed, a path taken from a request, data run as code.
 """
 
+import base64
+import hashlib
+import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -277,9 +281,6 @@ def test_a_name_is_data_wherever_it_is_shown(user: TestClient, data: Path) -> No
 def test_a_page_token_of_ones_own_making_shows_nothing_of_others(
     with_key: Callable[..., TestClient], data: Path
 ) -> None:
-    import base64
-    import json
-
     owner, other = with_key(), with_key()
     for _ in range(3):
         assert owner.post("/corpora", json=corpus(str(data / "a.jsonl"))).status_code == 201
@@ -335,6 +336,9 @@ def test_the_docs_page_runs_nothing_and_asks_no_other_host(user: TestClient) -> 
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "script-src" not in policy
+    (style,) = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy  # else the browser shows it without
     text = answer.text.lower()
     assert "<script" not in text
     for mark in ('src="http', 'href="http', "cdn.", "javascript:", "onload", "onerror"):

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -113,6 +114,18 @@ class TestSizes:
         with pytest.raises(RequestRefused, match="twice"):
             parse(f'{{{names},"n199999":1}}'.encode(), 10**6)
         assert time.monotonic() - began < 5
+
+
+def test_a_corpus_of_more_paths_than_can_be_looked_at_in_an_answer(
+    user: TestClient, data: Path
+) -> None:
+    paths = [str(data / "a.jsonl")] * 10_000
+    domains = {name: {"paths": paths} for name in "abc"}
+    began = time.monotonic()
+    answer = user.post("/corpora", json={"name": "c", "domains": domains})
+    assert answer.status_code == 422
+    assert "name folders" in answer.json()["detail"]
+    assert time.monotonic() - began < 5
 
 
 class TestHowOften:
