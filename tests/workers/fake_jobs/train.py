@@ -71,6 +71,16 @@ def _visible(context: JobContext) -> None:
     Path(context.job.payload["visible"]).write_text(seen)
 
 
+def _occupy(context: JobContext) -> None:
+    """Writes down from when to when it had which GPUs."""
+    for what in ("has", "gives"):
+        with Path(context.job.payload["log"]).open("a") as log:
+            seen = os.environ["CUDA_VISIBLE_DEVICES"]
+            log.write(f"{time.monotonic()} {context.job.id}.{context.job.attempt} {what} {seen}\n")
+        if what == "has":
+            _sleep(context)
+
+
 def _meet(context: JobContext) -> None:
     """Meets what may pass, so often."""
     if context.job.attempt <= int(context.job.payload.get("times", 99)):
@@ -107,5 +117,6 @@ ACTS: dict[str, Callable[[JobContext], None]] = {
     "leave": _leave,
     "stubborn": _stubborn,
     "visible": _visible,
+    "occupy": _occupy,
     "meet": _meet,
 }
