@@ -62,7 +62,8 @@ def walked(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]]
     """Path and method of every route; fails for a kind of route that nobody looked at."""
     for route in routes:
         if isinstance(route, APIRoute | Route):
-            yield from ((prefix + route.path, method) for method in route.methods or set())
+            path = prefix + re.sub(r"{(\w+):\w+}", r"{\1}", route.path)
+            yield from ((path, method) for method in route.methods or set())
         else:
             inner = route.original_router  # of `include_router`
             yield from walked(inner.routes, prefix + route.include_context.prefix)
@@ -229,7 +230,7 @@ def test_an_unknown_number_and_a_wrong_secret_take_the_same_time(
     number = token.split("_")[1]
     kinds = {"unknown": f"mlk_{'0' * 24}_{'1' * 64}", "wrong": f"mlk_{number}_{'1' * 64}"}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _ in range(400):
+    for _ in range(250):
         for kind, guess in kinds.items():
             began = time.perf_counter()
             assert ledger.keys.check(guess) is None

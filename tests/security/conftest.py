@@ -1,5 +1,6 @@
 """An application with a secret beside its data, and an attacker with or without a key."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,21 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def fresh_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy, since migrating takes most of an application's start."""
+    file = tmp_path_factory.mktemp("fresh") / "ledger.sqlite"
+    Ledger.open(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
-def settings(tmp_path: Path, data: Path) -> Settings:
+def settings(tmp_path: Path, data: Path, fresh_ledger: Path) -> Settings:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(fresh_ledger, home / "ledger.sqlite")
     return Settings(
-        home=tmp_path / "home",
+        home=home,
         broker_url="redis://:hunter2@127.0.0.1:1/0",
         data_roots=[data],
         allowed_hosts=["testserver"],

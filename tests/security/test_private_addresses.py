@@ -137,6 +137,7 @@ def test_what_the_operator_names_is_let_through_and_nothing_beside_it() -> None:
             endpoint(text)
 
 
+@pytest.mark.slow
 def test_the_metadata_service_is_never_asked(metadata: tuple[int, list[str]]) -> None:
     port, asked = metadata
     for way in ("plain", "streams", "bare", "datagram"):
