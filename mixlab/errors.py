@@ -144,7 +144,7 @@ class TruncatedFile(UnreadableData):
 
 
 class LimitExceeded(UnreadableData):
-    """A file that unpacks to more bytes, or at a higher ratio, than allowed."""
+    """A file that takes more bytes, memory or time to read than allowed."""
 
 
 class EmptyDomain(UnreadableData):

@@ -120,7 +120,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         allowed_hosts=["testserver"],
     )
     app = create_app(settings_)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, client=("127.0.0.1", 1), raise_server_exceptions=False) as client:
         domains = {name: {"paths": [str(text)]} for name in ("a", "b")}
         corpus = client.post("/corpora", json={"name": "n", "domains": domains}).json()["id"]
         given_ = {"corpus_id": corpus, "proportions": SHARES}
@@ -129,9 +129,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         problem = {
             "objective": {"weights": None}, "constraints": {}, "budget_tokens": 10**6,
             "tokens_per_step": 64, "tokens_available": None,
-            "observations_file": str(folder / "seen.csv"),
+            "observations_file": str(folder / "home" / "seen.csv"),
         }  # fmt: skip
-        write_table(from_rows(ROWS), folder / "seen.csv")
+        write_table(from_rows(ROWS), folder / "home" / "seen.csv")
         ledger = app.state.resources.ledger()
         solved = ledger.add_mixture(None, None, None, SHARES, fitted, problem).id
         places = {"CORPUS": corpus, "MIXTURE": mixture, "FITTED": solved, "PATH": str(text)}

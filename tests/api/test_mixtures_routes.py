@@ -394,8 +394,9 @@ def test_first_runs_fill_what_is_allowed(client: TestClient, corpus_id: str) -> 
 def test_next_runs_are_proposed_from_a_fits_own_observations(
     client: TestClient, fitted: Callable[..., MixtureRecord], observation_rows: Rows, tmp_path: Path
 ) -> None:
-    write_table(from_rows(observation_rows), tmp_path / "seen.parquet")
-    record = fitted(observations_file=str(tmp_path / "seen.parquet"))
+    seen = tmp_path / "home" / "seen.parquet"
+    write_table(from_rows(observation_rows), seen)
+    record = fitted(observations_file=str(seen))
     body = {"mixture_id": record.id, "count": 2, "constraints": {"upper": {"code": 0.5}}}
     answer = client.post("/mixtures/design", json=body)
     assert answer.status_code == 200, answer.text
