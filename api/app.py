@@ -76,5 +76,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The database may come up later; /readyz says so until then.
         log.warning("starting without the ledger: %s", error)
     yield
+    app.state.watcher.close()
     await run_in_threadpool(resources.close)
     await run_in_threadpool(tracing.flush)

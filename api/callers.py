@@ -34,6 +34,10 @@ class Caller:
         """Whether others' work is shown too."""
         return KeyScope.ADMIN in self.scopes
 
+    def sees(self, owner: str | None) -> bool:
+        """Whether what belongs to that owner is shown to it."""
+        return self.sees_everything or self.key_id in (None, owner)
+
     def may(self, needed: KeyScope) -> bool:
         """Whether the scopes allow it."""
         return needed in self.scopes or self.sees_everything

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Header, Query, Request
 
 APPLIED = "Preference-Applied"
 LONGEST_SECONDS = 60
@@ -37,12 +37,9 @@ async def preferred(request: Request, prefer: Prefer = None) -> int | None:
     return wait_of(request, prefer or ())
 
 
-async def asked(request: Request, prefer: Prefer = None, wait: WaitQuery = None) -> int | None:
+def wait_asked(request: Request, wait: int | None, prefer: Sequence[str] | None) -> int | None:
     """The same, where the query may say it too, and then alone does."""
     return wait_of(request, prefer or ()) if wait is None else _granted(request, wait)
-
-
-Asked = Annotated[int | None, Depends(asked)]
 
 
 def wait_of(request: Request, headers: Sequence[str]) -> int | None:

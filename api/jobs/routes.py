@@ -1,4 +1,4 @@
-"""Routes that show jobs: lists, one, its children and events. What changes them: actions.py."""
+"""Routes that show jobs: lists, children, events. One job: polling.py; changes: actions.py."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -7,16 +7,14 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import Id, LedgerDep
-from api.jobs import actions, logs
+from api.jobs import actions, logs, polling
+from api.jobs.polling import visible
 from api.jobs.progress import progress_of
 from api.jobs.schemas import EventPage, EventView, JobPage, JobView
-from api.jobs.seen import Seen
-from api.jobs.showing import etag_of, matches, shown
 from api.jobs.streams import JobStream
-from api.jobs.watching import Watcher, WatcherDep
-from api.openapi import ETAG, EVENT_STREAM, PREFERENCE_APPLIED, RETRY_AFTER, problems
+from api.jobs.watching import WatcherDep
+from api.openapi import EVENT_STREAM, problems
 from api.paging import PageSize, PageToken, after_of, size_of, token_for
-from api.preferring import Asked
 from api.strict import StrictRoute, prefers
 from api.values import ID_PATTERN
 from mixlab.errors import UnknownJob
@@ -27,9 +25,6 @@ MOST_EVENTS = 2**31 - 1  # what the ledger's column of event numbers holds
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
-IfNoneMatch = Annotated[
-    str | None, Header(alias="If-None-Match", description="ETags of the job as you know it.")
-]
 After = Annotated[
     int, Query(ge=0, le=MOST_EVENTS, description="Number of the last event that you know.")
 ]
@@ -71,42 +66,6 @@ def list_children(
 
 
 @router.get(
-    "/{job_id:id}",
-    operation_id="getJob",
-    response_model=JobView,
-    responses={
-        **problems(422, UnknownJob),
-        200: {"headers": {**ETAG, **RETRY_AFTER, **PREFERENCE_APPLIED}},
-        304: {
-            "description": "The job is as the given ETag knows it.",
-            "headers": {**ETAG, **RETRY_AFTER, **PREFERENCE_APPLIED},
-        },
-    },
-)
-async def get_job(
-    job_id: Id,
-    request: Request,
-    ledger: LedgerDep,
-    watcher: WatcherDep,
-    wait: Asked,
-    if_none_match: IfNoneMatch = None,
-) -> Response:
-    """One job. While it is active `Retry-After` says when to ask again.
-
-    With `wait` the answer comes once the job has changed from the given ETag; without an ETag,
-    once the job has ended; or when the time is over.
-    """
-    seen = await _visible(watcher, ledger, job_id)
-    if wait:
-
-        def enough(now: Seen) -> bool:
-            return now.ended or (bool(if_none_match) and not matches(if_none_match, etag_of(now)))
-
-        seen = await watcher.until(seen, enough, wait, request.receive)
-    return shown(seen, if_none_match=if_none_match, waited=wait)
-
-
-@router.get(
     "/{job_id:id}/events",
     operation_id="listJobEvents",
     response_model=EventPage,
@@ -131,7 +90,7 @@ async def list_events(
     events with the whole job as it gets on. It ends after the event that ends the job, and goes
     on where it broke off.
     """
-    seen = await _visible(watcher, ledger, job_id)
+    seen = await visible(watcher, request, job_id)
     if prefers(request, "text/event-stream"):
         known = after if last_event_id is None else last_event_id
         if seen.ended and known >= seen.number:
@@ -141,16 +100,9 @@ async def list_events(
     return Response(page.model_dump_json(), media_type="application/json")
 
 
+router.include_router(polling.router)
 router.include_router(actions.router)
 router.include_router(logs.router)
-
-
-async def _visible(watcher: Watcher, ledger: Ledger, job_id: str) -> Seen:
-    """The job as it is now, if the caller may see it. Raises UnknownJob."""
-    seen = await watcher.views.of(job_id)
-    if seen is None or not ledger.sees(seen.owner):
-        raise UnknownJob(f"There is no job {job_id!r}; GET /jobs lists those there are.")
-    return seen
 
 
 def _page(ledger: Ledger, filters: dict[str, Any], page_size: int, token: str) -> JobPage:

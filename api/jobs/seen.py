@@ -6,6 +6,7 @@ not changed since is not even rendered again, however many children it has.
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -54,11 +55,11 @@ class Told:
 class Views:
     """What is seen of jobs. Whether a caller may see it is the caller's question."""
 
-    def __init__(self, ledger: Callable[[], Ledger]) -> None:
+    def __init__(self, ledger: Callable[[], Ledger], threads: Executor) -> None:
         self._ledger = ledger
         self._kept: OrderedDict[str, Seen] = OrderedDict()
-        self._jobs = Batches(self._read_jobs)
-        self._events = Batches(self._read_events)
+        self._jobs = Batches(self._read_jobs, threads)
+        self._events = Batches(self._read_events, threads)
 
     async def of(self, job_id: str) -> Seen | None:
         """The job as it is now; None where there is none."""

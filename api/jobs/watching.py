@@ -9,12 +9,12 @@ places, and gives it back when its client goes away.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive
 
 from api.errors import LedgerUnreachable
@@ -37,12 +37,18 @@ class Watcher:
     """What an API process knows of the jobs that somebody waits for."""
 
     def __init__(self, ledger: Callable[[], Ledger], *, places: int) -> None:
-        self.views = Views(ledger)
+        # One for each kind of question, which is asked once at a time.
+        self._threads = ThreadPoolExecutor(3, thread_name_prefix="watcher")
+        self.views = Views(ledger, self._threads)
         self._ledger = ledger
         self._places = places
         self._taken = 0
         self._waiting: dict[str, dict[Change, str]] = {}
         self._ticking: asyncio.Task[None] | None = None  # kept, for tasks are weakly referenced
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def taken(self) -> int:
@@ -97,7 +103,8 @@ class Watcher:
             await asyncio.sleep(TICK_SECONDS)
             ids = list(self._waiting)
             try:
-                found = await run_in_threadpool(self._versions, ids)
+                reading = asyncio.get_running_loop().run_in_executor
+                found = await reading(self._threads, self._versions, ids)
             except AWAY as problem:
                 # Only the class, since a driver's text may hold the password of its URL.
                 log.warning("watched jobs can't be looked at: %s", type(problem).__name__)

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MOST_CONNECTIONS = 128
+IDLE_SECONDS = 2.0  # the server closes connections that are idle for 5 s
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Connection:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        self.used = time.perf_counter()
 
     @classmethod
     async def open(cls, url: str) -> "Connection":
@@ -66,7 +68,9 @@ class Connection:
         head = await self.reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])
         length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-        return Answer(status, await self.reader.readexactly(int(length or 0)))
+        body = await self.reader.readexactly(int(length or 0))
+        self.used = time.perf_counter()
+        return Answer(status, body)
 
     def close(self) -> None:
         """Let go of it."""
@@ -92,7 +96,7 @@ async def at_rate(url: str, requests: Sequence[bytes], per_second: float) -> Tim
 
     async def one(number: int, due: float) -> None:
         async with places:
-            connection = free.pop() if free else await Connection.open(url)
+            connection = _fresh(free) or await Connection.open(url)
             try:
                 found.answers[number] = await connection.ask(requests[number])
                 free.append(connection)
@@ -108,6 +112,13 @@ async def at_rate(url: str, requests: Sequence[bytes], per_second: float) -> Tim
     for connection in free:
         connection.close()
     return found
+
+
+def _fresh(free: list[Connection]) -> Connection | None:
+    """The connection that was used last, unless it was idle for long."""
+    if free and time.perf_counter() - free[-1].used < IDLE_SECONDS:
+        return free.pop()
+    return None
 
 
 async def one_by_one(url: str, requests: Sequence[bytes]) -> Timed:
