@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +126,8 @@ def seen_of(processes: set[int]) -> str:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         parts.append(told.stdout)
-        place = Path(f"/proc/{pid}/environ")
-        if place.exists():
-            parts.append(place.read_text(errors="replace"))
+        with suppress(OSError):  # no Linux, or it has just ended
+            parts.append(Path(f"/proc/{pid}/environ").read_text(errors="replace"))
     return "\n".join(parts)
 
 
