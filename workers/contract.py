@@ -6,9 +6,11 @@ Messages carry a job's id and nothing else; the ledger holds the rest.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mixlab.corpora.reading.network import endpoint
+from mixlab.errors import InvalidInput
 from workers.credentials import broker_url, database_url
 from workers.logs import LogFormat
 
@@ -60,6 +62,16 @@ class SharedSettings(BaseSettings):
         description="Private addresses that reading remote corpora may connect to, such as an "
         "object store's: an address, a network, or either with a port (10.0.0.5:9000).",
     )
+
+    @field_validator("remote_endpoints")
+    @classmethod
+    def _check_endpoints(cls, given: list[str]) -> list[str]:
+        try:
+            for text in given:
+                endpoint(text)
+        except InvalidInput as problem:
+            raise ValueError(str(problem)) from problem
+        return given
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 
 from mixlab.corpora.reading.network import endpoint, refusal
 from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.errors import InvalidInput, PathNotAllowed
 from tests.security.conftest import corpus
+from workers.contract import SharedSettings
 
 PRIVATE = (
     "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254",
@@ -135,6 +137,8 @@ def test_what_the_operator_names_is_let_through_and_nothing_beside_it() -> None:
     for text in ("minio", "minio:9000", "10.0.0.5:x", "", "http://10.0.0.5", "10.0.0.0/40"):
         with pytest.raises(InvalidInput, match="address"):
             endpoint(text)
+        with pytest.raises(ValidationError, match="address"):  # at the start, not in a job
+            SharedSettings(remote_endpoints=[text])
 
 
 @pytest.mark.slow

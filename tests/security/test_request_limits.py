@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import httpx
@@ -14,16 +15,19 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from pydantic import ValidationError
+from limits import parse as parse_rate
+from pydantic import SecretStr, ValidationError
 
 from api import serving
 from api.app import create_app
 from api.errors import RequestRefused
 from api.limits import MAX_HEADER_BYTES, MAX_TARGET_BYTES, Bounded
+from api.rates import Rates
 from api.serving import configuration
 from api.settings import Settings
 from api.shapes import MAX_DEPTH, check_shape
 from api.strict import parse
+from cli.broker import Broker
 from mixlab.ledger.records import Scope
 
 JSON = {"content-type": "application/json"}
@@ -177,6 +181,28 @@ class TestHowOften:
         changes = {"rates_on_broker": True, "rate_per_address": "2/minute"}
         with served(with_(settings, **changes)) as client:
             assert [client.get("/jobs").status_code for _ in range(3)] == [200, 200, 429]
+
+    @pytest.mark.service
+    def test_several_processes_count_together_on_the_broker(
+        self, settings: Settings, tmp_path: Path
+    ) -> None:
+        made = Broker.prepare(tmp_path / "broker")
+        shared = with_(settings, rates_on_broker=True, broker_url=SecretStr(made.url))
+        with (tmp_path / "log").open("wb") as log, Popen(made.command, stdout=log) as process:
+            made.wait(process, tmp_path / "log")
+
+            async def count() -> list[bool]:
+                both, passed = [Rates(shared), Rates(shared)], []
+                for number in range(4):
+                    try:
+                        await both[number % 2].count(parse_rate("3/minute"), "requests", "me")
+                        passed.append(True)
+                    except RequestRefused:
+                        passed.append(False)
+                return passed
+
+            assert asyncio.run(count()) == [True, True, True, False]
+            process.terminate()
 
     def test_a_rate_that_is_none_is_refused_at_the_start(self) -> None:
         for text in ("fast", "10", "-1/minute", ""):
