@@ -69,7 +69,7 @@ def _owner() -> Column[Any]:
     No foreign key: keys are revoked, never deleted, and a ledger restored without them still
     knows what belongs together.
     """
-    return Column("owner", String(40), index=True)
+    return Column("owner", String(40))
 
 
 metadata = MetaData(naming_convention=NAMING)
@@ -84,6 +84,7 @@ corpora = Table(
     _json("entropy"),
     Column("created_at", UtcDateTime, nullable=False),
     _owner(),
+    Index(None, "owner", "id"),  # an owner's list, newest first
 )
 
 jobs = Table(
@@ -125,6 +126,7 @@ jobs = Table(
         postgresql_where=text("parent_id IS NULL"),
     ),
     Index(None, "state", "id"),
+    Index(None, "owner", "id"),
 )
 Index("ix_jobs_next", jobs.c.queue, jobs.c.state, jobs.c.priority.desc(), jobs.c.id)
 
@@ -179,6 +181,7 @@ mixtures = Table(
     _json("report", required=True),
     Column("created_at", UtcDateTime, nullable=False),
     _owner(),
+    Index(None, "owner", "id"),
 )
 
 # Secrets are random and long, so a plain SHA-256 of one can't be searched for.

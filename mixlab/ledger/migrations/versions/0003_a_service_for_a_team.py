@@ -16,7 +16,7 @@ _OWNED = ("corpora", "jobs", "mixtures")
 def upgrade() -> None:
     for table in _OWNED:
         op.add_column(table, sa.Column("owner", _ID))
-        op.create_index(op.f(f"ix_{table}_owner"), table, ["owner"])
+        op.create_index(op.f(f"ix_{table}_owner_id"), table, ["owner", "id"])
     op.add_column("jobs", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("not_before", _TIME))
     op.add_column("jobs", sa.Column("pause_requested_at", _TIME))
@@ -41,7 +41,7 @@ def downgrade() -> None:
     for column in ("pause_requested_at", "not_before", "priority"):
         op.drop_column("jobs", column)
     for table in _OWNED:
-        op.drop_index(op.f(f"ix_{table}_owner"), table)
+        op.drop_index(op.f(f"ix_{table}_owner_id"), table)
         op.drop_column(table, "owner")
 
 
