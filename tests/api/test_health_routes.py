@@ -27,7 +27,9 @@ def test_without_a_ledger_the_service_starts_says_so_and_recovers(tmp_path: Path
         broker_url="redis://:hunter2@127.0.0.1:1/0",
         allowed_hosts=["testserver"],
     )
-    with TestClient(create_app(settings), client=("127.0.0.1", 1), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(settings), client=("127.0.0.1", 1), raise_server_exceptions=False
+    ) as client:
         assert client.get("/livez").status_code == 200
         answer = client.get("/readyz")
         assert answer.status_code == 503
