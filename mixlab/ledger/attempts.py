@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, select, update
 
 from mixlab.errors import LeaseLost
 from mixlab.ledger.records import Job, JobState, Queue
-from mixlab.ledger.schema import jobs
+from mixlab.ledger.schema import job_events, jobs
 from mixlab.ledger.transitions import (
     NOBODY,
     RECORD,
@@ -35,6 +35,7 @@ from mixlab.ledger.transitions import (
     tell,
 )
 
+STEADY = timedelta(hours=1)
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 300.0
 LEASE_ENDED = "was not heard of since its lease ended"
 
@@ -189,7 +190,7 @@ def _give_back(
     db: Connection, job: Job, now: datetime, reason: str, max_failures: int | None,
     error: Mapping[str, Any] | None,
 ) -> None:  # fmt: skip
-    failures = job.failures + (max_failures is not None)
+    failures = _failures_before(db, job, now) + (max_failures is not None)
     if job.cancel_requested_at is not None:
         finish(db, job, JobState.CANCELLED, now, failures=failures)
     elif max_failures is not None and failures >= max_failures:
@@ -209,6 +210,16 @@ def _give_back(
             stage=f"queued again: {line}",
             not_before=now + timedelta(seconds=wait) if wait else None,
         )  # fmt: skip
+
+
+def _failures_before(db: Connection, job: Job, now: datetime) -> int:
+    """The failures that still count: none after an attempt that worked for long.
+
+    Else a run of weeks would end at its third crash, though each was a week apart.
+    """
+    began = (job_events.c.job_id == job.id, job_events.c.event == "started")
+    last = db.scalar(select(func.max(job_events.c.at)).where(*began))
+    return 0 if last is not None and now - last > STEADY else job.failures
 
 
 def wait_seconds(failures: int) -> float:

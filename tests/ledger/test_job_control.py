@@ -83,6 +83,21 @@ class TestBackOff:
         assert error is not None
         assert error["type"] == "worker-crashed"
 
+    def test_crashes_that_lie_far_apart_do_not_add_up(
+        self, ledger: Ledger, clock: FakeClock
+    ) -> None:
+        job = submit(ledger)
+        for _ in range(5):
+            held = claimed(ledger, job)
+            clock.advance(2 * 3600)
+            ledger.give_back(job.id, held.attempt, "crashed", 3)
+        assert (ledger.job(job.id).state, ledger.job(job.id).failures) == (JobState.QUEUED, 1)
+        for _ in range(2):
+            held = claimed(ledger, job)
+            ledger.give_back(job.id, held.attempt, "crashed", 3)
+            clock.advance(60)
+        assert ledger.job(job.id).state is JobState.FAILED
+
     def test_a_claim_ends_the_wait_and_the_stage_says_why_it_waited(
         self, ledger: Ledger, clock: FakeClock
     ) -> None:
