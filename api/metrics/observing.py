@@ -71,6 +71,20 @@ def _span(scope: Scope) -> AbstractContextManager[None]:
     return tracing.span("request", component="api", carrier=carrier, **told)
 
 
+def template_of(scope: Scope) -> str:
+    """The template of the route that answered, such as `/jobs/{job_id}`; `none` without one.
+
+    A route of an included router knows its own end alone; what stands before it has no values.
+    """
+    route = scope.get("route")
+    if route is None:
+        return "none"
+    own = str(getattr(route, "path_format", ""))
+    segments = own.count("/")
+    before = scope["path"].split("/")
+    return "/".join(before[: len(before) - segments]) + own
+
+
 class _Request:
     """One request on its way."""
 
@@ -91,7 +105,7 @@ class _Request:
         """Count it, and write its line."""
         seconds = time.perf_counter() - self._began if self._seconds is None else self._seconds
         method = self._scope["method"] if self._scope["method"] in METHODS else "other"
-        route = str(getattr(self._scope.get("route"), "path_format", "none"))
+        route = template_of(self._scope)
         requests.answered.labels(method, route, self._status).inc()
         requests.seconds.labels(method, route).observe(seconds)
         answer = {"http.route": route, "http.response.status_code": self._status}

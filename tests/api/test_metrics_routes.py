@@ -1,5 +1,6 @@
 """What Prometheus reads: true, bounded, for admins alone, and there while the ledger is away."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -115,6 +116,17 @@ def test_whatever_is_asked_for_the_routes_are_few(client: TestClient) -> None:
     }
     assert {route for _, route in routes} <= {"/jobs", "/jobs/{job_id}", "/metrics", "none"}
     assert {method for method, _ in routes} <= {"GET", "other"}
+
+
+def test_every_operation_is_counted_under_its_path_in_the_document(client: TestClient) -> None:
+    paths = client.app.openapi()["paths"]  # type: ignore[attr-defined]
+    for path, operations in paths.items():
+        for method in operations:
+            client.request(method, re.sub(r"\{\w+\}", f"job_{'0' * 24}", path))
+    found = scraped(client)
+    routes = {dict(labels)["route"] for name, labels in found if name.startswith("mixlab_http_req")
+              and "route" in dict(labels)}  # fmt: skip
+    assert routes == set(paths)
 
 
 def test_what_was_found_holds_for_a_moment(
