@@ -19,6 +19,7 @@ from api.dependencies import Resources
 from api.headers import SafeHeaders
 from api.health.routes import router as health
 from api.hosts import AllowedHosts
+from api.jobs import actions, logs, polling
 from api.jobs.routes import router as jobs
 from api.jobs.watching import Watcher
 from api.limits import Bounded
@@ -56,7 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     docs.install(app)
-    for router in (corpora, mixtures, trainings, jobs, health, metrics):
+    nouns = (corpora, mixtures, trainings, jobs, health, metrics)
+    # Not within each other: a route of a router within another is counted without its prefix.
+    for router in (*nouns, polling.router, actions.router, logs.router):
         app.include_router(router)
     return app
 

@@ -12,7 +12,7 @@ from api.strict import StrictRoute
 from mixlab.errors import Conflict, UnknownJob
 from mixlab.ledger.records import Job, JobState
 
-router = APIRouter(tags=["jobs"], route_class=StrictRoute)  # in routes.py below /jobs
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
 _ASKED: dict[int | str, dict[str, Any]] = {
     202: {"model": JobView, "description": "Its worker was asked to.", "headers": RETRY_AFTER}

@@ -24,7 +24,7 @@ from mixlab.ledger.records import Job
 LONGEST_CHARACTER = 4  # bytes, in UTF-8
 DEFAULT_BYTES, MOST_BYTES = 64 * 1024, 1024 * 1024
 
-router = APIRouter(tags=["jobs"], route_class=StrictRoute)  # in routes.py below /jobs
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
 Attempt = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="The last one if left out.")]
 Offset = Annotated[int, Query(ge=0, le=2**62, description="`next_offset` of the page before.")]

@@ -43,7 +43,7 @@ class PollRoute(StrictRoute):
         return handler
 
 
-router = APIRouter(tags=["jobs"], route_class=PollRoute)  # in routes.py below /jobs
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=PollRoute)
 
 
 @router.get(

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import Id, LedgerDep
-from api.jobs import actions, logs, polling
 from api.jobs.polling import visible
 from api.jobs.progress import progress_of
 from api.jobs.schemas import EventPage, EventView, JobPage, JobView
@@ -98,11 +97,6 @@ async def list_events(
         return JobStream(watcher, seen, known)
     page = await run_in_threadpool(_events, ledger, job_id, after, size_of(page_size))
     return Response(page.model_dump_json(), media_type="application/json")
-
-
-router.include_router(polling.router)
-router.include_router(actions.router)
-router.include_router(logs.router)
 
 
 def _page(ledger: Ledger, filters: dict[str, Any], page_size: int, token: str) -> JobPage:
