@@ -59,7 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     docs.install(app)
     nouns = (corpora, mixtures, trainings, jobs, health, metrics)
     # Not within each other: a route of a router within another is counted without its prefix.
-    for router in (*nouns, polling.router, actions.router, logs.router):
+    # The first is what is asked the most: each is tried in turn.
+    for router in (polling.router, *nouns, actions.router, logs.router):
         app.include_router(router)
     return app
 
