@@ -1,18 +1,14 @@
 """Questions that come one by one, asked together.
 
 While one read is under way in a thread, further questions gather and are read
-together after it. So a read begins after each of its questions was asked, and
-the more there are, the more share a read. Handing a question to a thread costs
-more than the answer, so reads keep a little distance: a question that comes
-alone is read at once, one of hundreds a second waits some milliseconds.
+together after it. So a read begins after each of its questions was asked, no
+question waits for company, and the more there are, the more share a read.
 """
 
 import asyncio
 from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
-
-DISTANCE_SECONDS = 0.01  # from the beginning of a read to that of the next
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -25,7 +21,6 @@ class Batches(Generic[K, V]):
         self._read = read
         self._threads = threads
         self._asked: dict[K, asyncio.Future[V | None]] = {}
-        self._next = 0.0
         self._reader: asyncio.Task[None] | None = None  # kept, for tasks are weakly referenced
 
     async def get(self, key: K) -> V | None:
@@ -42,10 +37,7 @@ class Batches(Generic[K, V]):
     async def _read_all(self) -> None:
         loop = asyncio.get_running_loop()
         while self._asked:
-            if (early := self._next - loop.time()) > 0:
-                await asyncio.sleep(early)
             asked, self._asked = self._asked, {}
-            self._next = loop.time() + DISTANCE_SECONDS
             try:
                 # Starlette's pool takes twice as long to hand over as this.
                 found = await loop.run_in_executor(self._threads, self._read, list(asked))
