@@ -101,7 +101,7 @@ def markdown(title: str, found: Count, seconds: float, injuries: Mapping[str, in
     recovery = sorted(found.recovery_seconds)
     told = (
         f"{len(recovery)} jobs of killed workers ran again after {median(recovery):.1f} s in the "
-        f"median, {recovery[-1]:.1f} s at most"
+        f"median, {recovery[-1]:.1f} s at most, a free slot waited for among them"
         if recovery
         else "no job's worker was killed while it ran"
     )
