@@ -29,7 +29,7 @@ from api.openapi import (
     job_links,
     problems,
 )
-from api.preferring import preferred, wait_of
+from api.preferring import preferred, wait_preferred
 from api.strict import StrictRoute
 from api.values import View
 from mixlab.errors import Conflict, MixlabError, QuotaExceeded
@@ -117,7 +117,7 @@ class MakingRoute(StrictRoute):
 
 async def _waited(request: Request, response: Response) -> Response:
     """The answer once its job has ended, if the client prefers to wait and it ends in time."""
-    seconds = wait_of(request, request.headers.getlist("prefer"))
+    seconds = wait_preferred(request)
     if seconds is None or response.status_code != 202:
         return response
     watcher, place = watcher_of(request), response.headers["location"]

@@ -5,7 +5,6 @@ service lets an answer take is cut down, and `Preference-Applied` says to what.
 """
 
 import re
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Header, Query, Request
@@ -14,8 +13,9 @@ APPLIED = "Preference-Applied"
 LONGEST_SECONDS = 60
 _WAIT = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(;.*)?', re.IGNORECASE)
 
+# Declared for clients to see; what is read are all such headers, of which there may be several.
 Prefer = Annotated[
-    list[str] | None,
+    str | None,
     Header(
         alias="Prefer",
         description=f"`wait=N`: answer when the job has ended, or after N s (at most "
@@ -29,21 +29,18 @@ WaitQuery = Annotated[
 ]
 
 
-async def preferred(request: Request, prefer: Prefer = None) -> int | None:
-    """Seconds that the client prefers to wait, as far as they are granted; None where it does not.
-
-    Of several `wait`s the first counts.
-    """
-    return wait_of(request, prefer or ())
+async def preferred(prefer: Prefer = None) -> None:
+    """Declares the header, for routes whose answers are waited for by their route class."""
 
 
-def wait_asked(request: Request, wait: int | None, prefer: Sequence[str] | None) -> int | None:
-    """The same, where the query may say it too, and then alone does."""
-    return wait_of(request, prefer or ()) if wait is None else _granted(request, wait)
+def wait_asked(request: Request, wait: int | None) -> int | None:
+    """Seconds to wait, by the query or else by preference, as far as they are granted."""
+    return wait_preferred(request) if wait is None else _granted(request, wait)
 
 
-def wait_of(request: Request, headers: Sequence[str]) -> int | None:
-    """What Prefer headers say of waiting, as far as it is granted."""
+def wait_preferred(request: Request) -> int | None:
+    """What Prefer headers say of waiting, as far as it is granted; of several the first."""
+    headers = request.headers.getlist("prefer")
     matches = (_WAIT.fullmatch(part) for header in headers for part in header.split(","))
     found = next((int(match[1]) for match in matches if match), None)
     return None if found is None else _granted(request, found)

@@ -70,7 +70,7 @@ async def get_job(
     """
     watcher = watcher_of(request)
     seen = await visible(watcher, request, job_id)
-    seconds = wait_asked(request, wait, prefer)
+    seconds = wait_asked(request, wait)
     if seconds:
 
         def enough(now: Seen) -> bool:

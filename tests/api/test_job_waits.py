@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from api.app import create_app
 from api.jobs import watching
-from api.preferring import wait_of
+from api.preferring import wait_preferred
 from api.settings import Settings
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Job, JobKind, Queue
@@ -133,12 +133,17 @@ def test_what_cannot_be_a_wait_is_refused_in_a_query_and_passed_over_in_prefer(
 def test_preferences_are_read_as_the_rfc_has_them(
     app: FastAPI, prefer: list[str], granted: int | None
 ) -> None:
-    assert wait_of(Request({"type": "http", "app": app}), prefer) == granted
+    assert wait_preferred(asking(app, *prefer)) == granted
 
 
 def test_a_wait_ends_well_before_an_answer_would_be_cut_off(app: FastAPI) -> None:
     hasty = create_app(app.state.settings.model_copy(update={"answer_seconds": 9.0}))
-    assert wait_of(Request({"type": "http", "app": hasty}), ["wait=60"]) == 6
+    assert wait_preferred(asking(hasty, "wait=60")) == 6
+
+
+def asking(app: FastAPI, *prefer: str) -> Request:
+    headers = [(b"prefer", each.encode()) for each in prefer]
+    return Request({"type": "http", "app": app, "headers": headers})
 
 
 def test_a_client_that_goes_away_frees_its_place_at_once(url: str, app: FastAPI, job: Job) -> None:

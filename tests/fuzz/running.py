@@ -97,7 +97,7 @@ def _serving(home: Path) -> Iterator[str]:
         "MIXLAB_PORT": str(port),
         "MIXLAB_BROKER_URL": "redis://127.0.0.1:1/0",
         "MIXLAB_DATA_ROOTS": f'["{home}"]',
-        "MIXLAB_ANSWER_SECONDS": "15",  # so that long polls take no more than 10
+        "MIXLAB_ANSWER_SECONDS": "12",  # so that long polls take no more than 8
         "MIXLAB_RATE_PER_KEY": "1000000/minute",
         "MIXLAB_RATE_PER_ADDRESS": "1000000/minute",
         "MIXLAB_CHANGES_PER_KEY": "1000000/minute",
