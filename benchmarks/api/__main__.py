@@ -6,13 +6,12 @@ Takes about five minutes. Writes benchmarks/results/api.md, or `--output`. Linux
 """
 
 import argparse
-import asyncio
 import resource
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.api.load import Timed, at_rate, request
+from benchmarks.api.load import Timed, request, steadily
 from benchmarks.api.measuring import (
     POLL_SECONDS,
     POLLS_A_SECOND,
@@ -48,15 +47,15 @@ def main() -> None:
 
 def _bare() -> tuple[Timed, Timed]:
     """Polls of, and submits to, the routes that do nothing."""
-    with bare_route() as url:
+    with bare_route() as (url, process_id):
         polls = [request(url, "GET", f"/jobs/{n}") for n in range(POLLS_A_SECOND * POLL_SECONDS)]
         submits = [
             request(url, "POST", "/jobs", {"number": n})
             for n in range(SUBMITS_A_SECOND * SUBMIT_SECONDS)
         ]
         return (
-            asyncio.run(at_rate(url, polls, POLLS_A_SECOND)),
-            asyncio.run(at_rate(url, submits, SUBMITS_A_SECOND)),
+            steadily(url, polls, POLLS_A_SECOND, process_id),
+            steadily(url, submits, SUBMITS_A_SECOND, process_id),
         )
 
 

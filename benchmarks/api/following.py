@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.api.load import Connection, request
+from benchmarks.api.load import Connection, cpu_seconds, request
 
 IDLE_SECONDS = 10.0
 AT_ONCE = 50  # connections being opened
@@ -65,13 +65,6 @@ async def _idle(process_id: int) -> float:
 def resident_mib(process_id: int) -> float:
     """Memory of a process, without what it has given back."""
     return int(_ps("rss=", process_id)) / 1024
-
-
-def cpu_seconds(process_id: int) -> float:
-    """Seconds of a core that a process has used so far."""
-    with open(f"/proc/{process_id}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def _ps(column: str, process_id: int) -> str:

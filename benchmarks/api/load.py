@@ -9,9 +9,11 @@ it costs the server; both share the machine.
 import asyncio
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +39,7 @@ class Timed:
 
     seconds: list[float] = field(default_factory=list)
     answers: list[Answer | None] = field(default_factory=list)  # None: the connection broke
+    cpu_seconds: float = 0.0  # of the server, where it was looked at
 
     def quantile_ms(self, share: float) -> float:
         """The milliseconds that so great a share of the answers took at most."""
@@ -87,8 +90,21 @@ def request(url: str, method: str, path: str, body: Any = None, **headers: str) 
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
-async def at_rate(url: str, requests: Sequence[bytes], per_second: float) -> Timed:
-    """Send the requests one by one at a rate."""
+def steadily(url: str, requests: Sequence[bytes], per_second: float, process_id: int) -> Timed:
+    """Send the requests one by one at a rate; the process is the server's."""
+    before = cpu_seconds(process_id)
+    found = asyncio.run(_at_rate(url, requests, per_second))
+    found.cpu_seconds = cpu_seconds(process_id) - before
+    return found
+
+
+def cpu_seconds(process_id: int) -> float:
+    """Seconds of a core that a process has used so far."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _at_rate(url: str, requests: Sequence[bytes], per_second: float) -> Timed:
     found = Timed([0.0] * len(requests), [None] * len(requests))
     free: list[Connection] = []
     places = asyncio.Semaphore(MOST_CONNECTIONS)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from benchmarks.api.following import Streams
 from benchmarks.api.following import measure as measure_streams
-from benchmarks.api.load import Answer, Timed, at_rate, one_by_one, request
+from benchmarks.api.load import Answer, Timed, one_by_one, request, steadily
 from benchmarks.api.service import Service, working
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Job, JobKind, Queue
@@ -41,7 +41,8 @@ def measure(service: Service) -> Measured:
     ids = _fill(service.ledger)
     with working(service):
         before = service.fits
-        polls = asyncio.run(at_rate(service.url, _polls(service.url, ids), POLLS_A_SECOND))
+        asked = _polls(service.url, ids)
+        polls = steadily(service.url, asked, POLLS_A_SECOND, service.process_id)
         fits = service.fits - before
         submits, keyed = (_submit(service, keyed=keyed) for keyed in (False, True))
     acknowledged = _acknowledged([*submits.answers, *keyed.answers])
@@ -93,7 +94,7 @@ def _submit(service: Service, *, keyed: bool) -> Timed:
     for _ in range(count):
         headers = {"Idempotency_Key": str(uuid4())} if keyed else {}
         requests.append(request(service.url, "POST", path, **headers))
-    return asyncio.run(at_rate(service.url, requests, SUBMITS_A_SECOND))
+    return steadily(service.url, requests, SUBMITS_A_SECOND, service.process_id)
 
 
 def _acknowledged(answers: Iterable[Answer | None]) -> set[str]:

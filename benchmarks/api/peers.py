@@ -51,14 +51,14 @@ def add(one: int, other: int) -> int:
 
 
 @contextmanager
-def bare_route() -> Iterator[str]:
-    """A server with the bare routes; gives its URL."""
+def bare_route() -> Iterator[tuple[str, int]]:
+    """A server with the bare routes; gives its URL and its process."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "benchmarks.api.peers:app", "--port", str(port)]
     with subprocess.Popen([*command, "--no-access-log", "--http", "h11"]) as process:
         time.sleep(3)
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
 

@@ -72,6 +72,7 @@ def _rows(
          _ms(polls), _ms(asking)],
         ["polls answered 200", "all", *(_all(one.polls, 200) for one in found),
          _all(polls, 200), ""],
+        ["server's CPU a poll, ms", "", *(_cpu(one.polls) for one in found), _cpu(polls), ""],
         ["fits finished beside the polls", "", *(str(one.fits) for one in found), "", ""],
         ["submits, p50 / p99 ms", "", *(_ms(one.submits) for one in found), _ms(submits),
          _ms(sending)],
@@ -93,6 +94,10 @@ def _rows(
 
 def _ms(timed: Timed) -> str:
     return f"{timed.quantile_ms(0.5):.1f} / {timed.quantile_ms(0.99):.1f}"
+
+
+def _cpu(timed: Timed) -> str:
+    return f"{1000 * timed.cpu_seconds / len(timed.answers):.2f}"
 
 
 def _all(timed: Timed, status: int) -> str:
