@@ -8,6 +8,7 @@ reach is not listened on before there is an API key.
 import asyncio
 import logging
 import resource
+import socket
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from api import callers, request_id
+from api import callers, request_id, warming
 from api.app import create_app
 from api.errors import LedgerUnreachable
 from api.settings import Settings
@@ -27,6 +28,9 @@ MISCONFIGURED = 78  # EX_CONFIG
 MAX_HEAD_BYTES = 32 * 1024
 # For the rest of a body that nobody reads, after its answer.
 LINGER_SECONDS = 5.0
+# How long a thread that checks a big table may keep Python from those that answer the others;
+# Python's own 5 ms add up, since an answer changes threads several times.
+SWITCH_SECONDS = 0.001
 GRACE_SECONDS = 3  # clients that wait for a job's end hold connections open; a stop can't wait
 NO_KEY = (
     "mixlab does not listen on {host} before there is an API key: others could reach it. Make one "
@@ -38,12 +42,13 @@ NO_KEY = (
 def serve(settings: Settings) -> int:
     """Answer requests until a signal comes; the exit status."""
     logs.configure(settings.log_format, settings.log_level, more=_asked)
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(settings)
     if not settings.only_local and not _any_key(app.state.resources):
         sys.stderr.write(NO_KEY.format(host=settings.host))
         return MISCONFIGURED
     _allow_many_files()
-    uvicorn.Server(configuration(app, settings)).run()
+    Server(configuration(app, settings)).run()
     return 0
 
 
@@ -92,6 +97,15 @@ def timed(settings: Settings) -> type[H11Protocol]:
         max_connections = settings.max_connections
 
     return Timed
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which imports what comes late once it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        warming.begin()
 
 
 class TimedProtocol(H11Protocol):

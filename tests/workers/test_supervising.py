@@ -14,12 +14,12 @@ import pytest
 
 from mixlab.ledger.records import Job, JobKind, JobState, Queue
 from mixlab.recipes import tinyllama_1b
-from tests.workers.conftest import QUICK, Service, open_ledger, until
+from tests.workers.conftest import QUICK, Service, open_ledger, processes, until
 from workers.gpu_leases import GpuLease
 from workers.jobs.context import JobContext
 from workers.runner import perform
 from workers.settings import WorkerSettings
-from workers.supervisor import GPU_STAGE, supervise
+from workers.supervisor import GPU_STAGE, NICENESS, supervise
 
 pytestmark = pytest.mark.service
 
@@ -269,3 +269,13 @@ def test_a_job_that_was_taken_back_is_left_alone(service: Service) -> None:
     assert (after.state, after.failures) == (JobState.QUEUED, 1)
     assert not service.runners(job)
     assert service.effects(job) == []
+
+
+def test_a_jobs_process_gives_way_to_the_services_own(service: Service) -> None:
+    job = service.submit("sleep", seconds=60)
+    with doing(service, job):
+        until(lambda: service.ledger.job(job.id).stage == "sleep")
+        (runner,) = processes(f"workers.runner {job.id}")
+        niceness = os.getpriority(os.PRIO_PROCESS, runner)
+        service.ledger.request_cancel(job.id)
+    assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
