@@ -16,7 +16,6 @@ priority, which has its say before, when jobs are claimed.
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +65,9 @@ class GpuLease:
 
     def __exit__(self, *_: object) -> None:
         self._leave_line()
+        self._let_go()
+
+    def _let_go(self) -> None:
         for lock in self._locks.values():
             os.close(lock)
         self._locks.clear()
@@ -76,7 +78,10 @@ class GpuLease:
             with suppress(FileNotFoundError):
                 os.utime(self._place[0])
                 return self._place[0]
-            self._leave_line()  # was taken for dead, after a halt
+            # Was taken for dead, after a halt. What it gathered goes too: whoever is first in the
+            # line now may wait for it, and this one behind would wait for the first for ever.
+            self._leave_line()
+            self._let_go()
         path = self._folder / "line" / _next_number(line, _places(self._folder))
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._place = (path, descriptor)
@@ -86,10 +91,12 @@ class GpuLease:
 
     def _is_behind(self, own: Path) -> bool:
         """Whether somebody who came earlier waits for one of these GPUs."""
+        # Both times are the file system's, whose clock need not be this host's (NFS).
+        now = own.stat().st_mtime
         for place in _places(self._folder):
             if place >= own:
                 return False
-            wanted = _wanted(place)
+            wanted = _wanted(place, now)
             if wanted is None:
                 place.unlink(missing_ok=True)
             elif set(wanted) & set(self._names):
@@ -166,17 +173,18 @@ def _places(folder: Path) -> list[Path]:
     return sorted(place for place in (folder / "line").iterdir() if place.name.isdigit())
 
 
-def _wanted(place: Path) -> Sequence[str] | None:
+def _wanted(place: Path, now: float) -> Sequence[str] | None:
     """What the one who stands there waits for; None where that one is gone, or seems to be."""
     try:
         descriptor = os.open(place, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        if time.time() - os.fstat(descriptor).st_mtime > SILENT_SECONDS:
+        if now - os.fstat(descriptor).st_mtime > SILENT_SECONDS:
             return None
         with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared, since NFS locks what is only read no other way.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None  # nobody held it: its process has ended
         found: Sequence[str] = json.loads(os.read(descriptor, 1 << 20) or b"[]")
         return found

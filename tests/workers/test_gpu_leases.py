@@ -1,5 +1,6 @@
 """No GPU is ever held twice, whoever dies; and whoever came first is served first."""
 
+import errno
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from fcntl import F_GETFL, LOCK_EX, fcntl, flock
 from pathlib import Path
 
 import pytest
@@ -139,16 +141,60 @@ class TestInOneProcess:
         with lease(tmp_path) as holder, lease(tmp_path, 4) as halted, lease(tmp_path) as late:
             holder.take()
             assert not halted.take()
-            halted.__exit__()  # as one that was halted before it took any
-            assert not halted.take()
-            for name in list(halted._locks):
-                os.close(halted._locks.pop(name))
+            halted._let_go()  # as one that was halted before it took any
             time.sleep(0.4)
             assert late.take()
             assert not halted.take()
             late.__exit__()
             holder.__exit__()
             assert halted.take()
+
+    def test_who_is_halted_while_gathering_does_not_keep_what_the_next_one_waits_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As while the database was away: else each would wait for the other for ever."""
+        monkeypatch.setattr(gpu_leases, "SILENT_SECONDS", 0.3)
+        with lease(tmp_path) as holder, lease(tmp_path, 4) as halted, lease(tmp_path, 4) as late:
+            assert holder.take()
+            assert not halted.take()
+            assert halted.held == ("GPU-b", "GPU-c", "GPU-d")
+            time.sleep(0.4)
+            assert not late.take()
+            holder.__exit__()
+            assert [halted.take(), late.take()] == [False, True]
+            late.__exit__()
+            assert halted.take()
+
+    def test_who_stands_in_the_line_stays_there_whatever_this_hosts_clock_says(
+        self, tmp_path: Path
+    ) -> None:
+        """The folder's times may be those of another host, such as an NFS server."""
+        with lease(tmp_path) as holder, lease(tmp_path, 4) as first, lease(tmp_path) as late:
+            holder.take()
+            first.take()
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(time, "time", lambda now=time.time: now() + 3600)
+                assert not late.take()
+            assert len(list((tmp_path / "line").iterdir())) == 2
+
+    def test_locks_are_taken_as_nfs_gives_them(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There an exclusive lock needs a file that may be written, a shared one that is read."""
+
+        def of_nfs(descriptor: int, how: int) -> None:
+            access = fcntl(descriptor, F_GETFL) & os.O_ACCMODE
+            refused = os.O_RDONLY if how & LOCK_EX else os.O_WRONLY
+            if access == refused:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            flock(descriptor, how)
+
+        monkeypatch.setattr("fcntl.flock", of_nfs)
+        with lease(tmp_path, 4) as holder, lease(tmp_path) as first, lease(tmp_path) as late:
+            assert [holder.take(), first.take(), late.take()] == [True, False, False]
+            assert gpu_leases.taken(tmp_path, GPUS) == set(GPUS)
+            holder.__exit__()
+            assert [late.take(), first.take(), late.take()] == [False, True, True]
 
 
 def test_many_processes_that_are_killed_at_any_moment_never_share_a_gpu(holders: Holders) -> None:
