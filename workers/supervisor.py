@@ -79,7 +79,11 @@ def supervise(
     the ledger's choice, by priority and age. Returns when the job has ended, parked or been given
     back, or at once where nothing is due.
     """
-    job = _claimed(job_id, ledger, settings)
+    try:
+        job = _claimed(job_id, ledger, settings)
+    except OSError as problem:
+        log.warning("No job is taken, the sweep sends it to another worker: %s", problem)
+        return
     if job is None:
         return  # delivered twice, done already, cancelled, or paused
     spoken_of = logs.about(job_id=job.id, attempt=job.attempt, worker=job.worker)
@@ -88,18 +92,26 @@ def supervise(
         try:
             verdict, ending, fault = _attempted(ledger, job, settings, stopping)
         except OSError as problem:
-            verdict, ending, fault = Verdict.ENDED, f"No process: {problem}", None
+            _postpone(ledger, job, settings, f"No process: {problem}")
+            return
         _settle(ledger, job, settings, verdict, ending, fault)
         log.info("attempt %d is over: %s", job.attempt, verdict.name.lower())
         tracing.note(**{"mixlab.verdict": verdict.name.lower()})
 
 
 def _claimed(job_id: str, ledger: Ledger, settings: WorkerSettings) -> Job | None:
+    """The most urgent job. Raises OSError, with none claimed, where this host's GPUs don't answer.
+
+    Claimed first, one job after the other would fail here, faster than healthy hosts take them;
+    and a driver that is slow to answer at first would have the lease run out meanwhile.
+    """
     worker = f"{socket.gethostname()}:{os.getpid()}"
     try:
         queue = ledger.job(job_id).queue
     except UnknownJob:  # forgotten since
         return None
+    if queue is Queue.GPU:
+        installed(settings)
     while (due := ledger.due(queue)) is not None:
         job = ledger.claim(due, worker, settings.lease_seconds)
         if job is not None:
@@ -313,6 +325,17 @@ def _wait(runner: Runner, lease: Lease, settings: WorkerSettings, patience_secon
             return
         if answer is Heartbeat.CANCEL:  # its checkpoint is of no use any more
             deadline = min(deadline, time.monotonic() + settings.kill_after_seconds)
+
+
+def _postpone(ledger: Ledger, job: Job, settings: WorkerSettings, why: str) -> None:
+    """Give back a job that could not be begun: the host has no process, file or room left."""
+    log.warning("%s", why)
+    title = "The job's process could not be started."
+    error = {"type": "worker-crashed", "title": title, "detail": why}
+    try:
+        ledger.give_back(job.id, job.attempt, why, settings.max_retries, error)
+    except LeaseLost as problem:
+        log.warning("%s", problem)
 
 
 def _settle(

@@ -102,6 +102,23 @@ class TestPassingFaults:
         assert ended.error is not None
         assert ended.error["type"] == kind
 
+    def test_a_process_that_can_not_be_started_is(
+        self, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where the disk has no room for its log."""
+        (tmp_path / "logs").write_text("")
+        job = service.submit("sleep")
+        monkeypatch.setenv("MIXLAB_MAX_FAILURES", "1")
+        now = do(service, job)
+        assert (now.state, now.failures, now.error) == (JobState.QUEUED, 1, None)
+        assert now.not_before is not None
+        assert str(now.stage).startswith("queued again: No process: ")
+        monkeypatch.setenv("MIXLAB_MAX_RETRIES", "1")
+        ended = do(service, service.submit("sleep"))
+        assert ended.state is JobState.FAILED
+        assert ended.error is not None
+        assert "logs" in ended.error["detail"]
+
     def test_what_will_not_pass_is_not(self, service: Service) -> None:
         ended = self.attempt(service, service.submit("meet", met="denied"))
         assert (ended.state, ended.failures) == (JobState.FAILED, 0)
@@ -242,8 +259,12 @@ class TestGpus:
             do(service, service.submit("visible", queue=Queue.CPU, visible=str(seen)))
         assert seen.read_text() == "all"
 
-    def test_gpus_that_do_not_answer_are_the_hosts_fault(
-        self, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_host_whose_gpus_do_not_answer_takes_no_job(
+        self,
+        service: Service,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         monkeypatch.delenv("MIXLAB_SIMULATED_GPUS")
         monkeypatch.setenv("MIXLAB_GPUS", "1")
@@ -252,11 +273,9 @@ class TestGpus:
         script.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
         now = do(service, service.submit("sleep"))
-        assert (now.state, now.failures) == (JobState.QUEUED, 1)
-        assert now.stage == (
-            "queued again: No process: nvidia-smi fails, though MIXLAB_GPUS says that there are "
-            "GPUs"
-        )
+        # Not even claimed: such a host would fail all jobs, one after the other.
+        assert (now.state, now.attempt, now.failures) == (JobState.QUEUED, 0, 0)
+        assert "nvidia-smi fails, though MIXLAB_GPUS says that there are GPUs" in caplog.text
 
 
 def test_a_job_that_was_taken_back_is_left_alone(service: Service) -> None:
