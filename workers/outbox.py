@@ -4,8 +4,6 @@ The ledger says which ids are not there. Sending one twice is harmless, since
 only one claim wins; so it is sent first and marked afterwards.
 """
 
-from collections.abc import Collection
-
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -22,10 +20,13 @@ def send_unsent(
     ledger: Ledger,
     *,
     resend_after_seconds: float | None = None,
-    queues: Collection[Queue] = tuple(Queue),
+    queue: Queue | None = None,
 ) -> int:
-    """Send what is not on the broker; how many. Raises one of BROKER_ERRORS if it can't."""
-    jobs = [job for job in ledger.unsent(resend_after_seconds) if job.queue in queues]
+    """Send what is not on the broker, of one queue or all; how many.
+
+    Raises one of BROKER_ERRORS if it can't.
+    """
+    jobs = ledger.unsent(resend_after_seconds, queue)
     for job in jobs:
         app.send_task(TASK_RUN_JOB, args=(job.id,), queue=job.queue.value, ignore_result=True)
         # With the attempt: a job that was done and queued again in between stays unsent.

@@ -3,8 +3,9 @@
 It takes back the jobs of workers that died, and sends the ids of queued jobs
 that the broker doesn't have: those never sent, because it was down, and those
 that it has lost. A job counts as lost if it was sent a while ago and its queue
-is empty; while messages wait, the job may well be among them, and sending it
-every while would only pile up copies. Once an hour it deletes what is too old
+is empty. While messages wait none is missed, since any of them has a worker take
+what is most urgent; to send more would pile up copies until the broker has no
+memory left. Once an hour it deletes what is too old
 (retention.py). Several sweeps do no harm.
 """
 
@@ -26,8 +27,6 @@ from workers.settings import WorkerSettings, open_ledger
 
 log = logging.getLogger("workers.sweep")
 
-# A queue that never runs empty must not hide a lost message for ever.
-PATIENCE_WHILE_BUSY = 20
 RETENTION_SECONDS = 3600.0
 
 
@@ -37,10 +36,8 @@ def sweep(ledger: Ledger, celery: Celery, settings: WorkerSettings) -> None:
         log.warning("took back %s: it is %s after %d failures", job.id, job.state, job.failures)
     sent = send_unsent(celery, ledger)
     after = settings.resend_after_seconds
-    sent += send_unsent(
-        celery, ledger, resend_after_seconds=after, queues=empty_queues(celery)
-    )  # fmt: skip
-    sent += send_unsent(celery, ledger, resend_after_seconds=after * PATIENCE_WHILE_BUSY)
+    for queue in empty_queues(celery):
+        sent += send_unsent(celery, ledger, resend_after_seconds=after, queue=queue)
     if sent:
         log.info("sent %d jobs", sent)
 

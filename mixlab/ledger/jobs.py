@@ -21,7 +21,7 @@ from sqlalchemy import (
 from mixlab.errors import Conflict, LeaseLost, QuotaExceeded
 from mixlab.ledger import transitions
 from mixlab.ledger.engine import insert_unless_there
-from mixlab.ledger.records import Job, JobEvent, JobState
+from mixlab.ledger.records import Job, JobEvent, JobState, Queue
 from mixlab.ledger.schema import api_keys, job_events, jobs
 from mixlab.ledger.transitions import (
     RECORD,
@@ -177,7 +177,9 @@ def resume(db: Connection, job_id: str, now: datetime) -> None:
     transitions.resume(db, job, now)
 
 
-def unsent(db: Connection, now: datetime, before: datetime | None) -> list[Job]:
+def unsent(
+    db: Connection, now: datetime, before: datetime | None, queue: Queue | None
+) -> list[Job]:
     """Due jobs never put on the broker since they were queued, or last before the time.
 
     Without payloads, and not all at once: others who send would send the same.
@@ -186,6 +188,8 @@ def unsent(db: Connection, now: datetime, before: datetime | None) -> list[Job]:
     if before is not None:
         sent = or_(sent, jobs.c.sent_at < before)
     query = select(*SEEN).where(jobs.c.state == JobState.QUEUED, is_due(now), sent)
+    if queue is not None:
+        query = query.where(jobs.c.queue == queue)
     return [as_job(row) for row in db.execute(query.order_by(jobs.c.id).limit(UNSENT_AT_ONCE))]
 
 

@@ -109,15 +109,17 @@ class Work:
             taken.append(self._db.write_again(partial(back, now=self._db.now())))
         return [job for job in taken if job is not None]
 
-    def unsent(self, resend_after_seconds: float | None = None) -> list[Job]:
-        """The oldest due jobs whose id is not on the broker, without payloads.
+    def unsent(
+        self, resend_after_seconds: float | None = None, queue: Queue | None = None
+    ) -> list[Job]:
+        """The oldest due jobs, of a queue or all, whose id is not on the broker; without payloads.
 
         With seconds, also those that were sent longer ago and yet never claimed.
         """
         now, before = self._db.now(), None
         if resend_after_seconds is not None:
             before = now - timedelta(seconds=resend_after_seconds)
-        return self._db.read(lambda db: jobs.unsent(db, now, before))
+        return self._db.read(lambda db: jobs.unsent(db, now, before, queue))
 
     def mark_sent(self, job_id: str, attempt: int | None = None) -> None:
         """Note that a queued job's id is on the broker.

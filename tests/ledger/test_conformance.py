@@ -209,6 +209,15 @@ class TestHolding:
         ledger.mark_sent(made[0])
         assert [job.id for job in ledger.unsent()] == made[1:]
 
+    def test_of_one_queue_none_is_hidden_by_many_of_another(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs, "UNSENT_AT_ONCE", 2)
+        for _ in range(3):
+            submit(ledger)
+        other = ledger.submit(JobKind.MEASURE_CORPUS, {}, queue=Queue.CPU)
+        assert [job.id for job in ledger.unsent(None, Queue.CPU)] == [other.id]
+
     def test_a_late_mark_does_not_hide_a_job_queued_again(self, ledger: Ledger) -> None:
         job = submit(ledger)
         claimed(ledger, job)

@@ -16,11 +16,14 @@ from cli.broker import Broker
 from mixlab.errors import LeaseLost
 from mixlab.ledger import Heartbeat, Ledger
 from mixlab.ledger.records import Job, JobKind, Queue
+from tests.ledger.clock import FakeClock
 from tests.workers.conftest import QUICK, until
+from workers.app import make_app
 from workers.jobs.context import JobContext
 from workers.runner import JOBS, body
 from workers.settings import WorkerSettings
 from workers.supervisor import Lease, Verdict, environment, patience
+from workers.sweep import sweep
 
 
 @pytest.fixture
@@ -139,7 +142,7 @@ def test_the_sweep_outlives_a_missing_broker_and_ledger(url: str, tmp_path: Path
     log = tmp_path / "sweep.log"
     told = QUICK | {"MIXLAB_DATABASE_URL": url, "MIXLAB_BROKER_URL": broker.url}
     with log.open("wb") as output:
-        sweep = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "workers.sweep"], env=os.environ | told, stderr=output
         )
     try:
@@ -162,9 +165,36 @@ def test_the_sweep_outlives_a_missing_broker_and_ledger(url: str, tmp_path: Path
             client.delete("mixlab:gpu")  # the broker loses it
             until(lambda: client.llen("mixlab:gpu") == 1)
             server.terminate()
-        assert sweep.poll() is None
+        assert process.poll() is None
         ledger.close()
     finally:
-        sweep.terminate()
-        assert sweep.wait(10) == 0
+        process.terminate()
+        assert process.wait(10) == 0
     assert broker.password not in log.read_text()
+
+
+@pytest.mark.service
+def test_while_messages_wait_the_sweep_piles_up_no_more(url: str, tmp_path: Path) -> None:
+    """Whatever the jobs wait for, such as one worker for days: the broker's memory is bounded."""
+    broker = Broker.prepare(tmp_path / "broker")
+    settings = WorkerSettings(home=tmp_path, broker_url=broker.url)
+    log, clock = tmp_path / "broker.log", FakeClock()
+    ledger, app = Ledger.open(url, clock=clock), make_app(settings)
+    for _ in range(3):
+        ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+    with (
+        log.open("ab") as output,
+        subprocess.Popen(broker.command, stdout=output) as server,
+        Redis(port=broker.port, password=broker.password) as client,
+    ):
+        broker.wait(server, log)
+        for _ in range(3):
+            sweep(ledger, app, settings)
+            assert client.llen("mixlab:gpu") == 3
+            clock.advance(24 * 3600)
+        client.delete("mixlab:gpu")  # the broker loses them
+        sweep(ledger, app, settings)
+        assert client.llen("mixlab:gpu") == 3
+        server.terminate()
+    app.close()
+    ledger.close()
