@@ -187,14 +187,16 @@ def test_while_messages_wait_the_sweep_piles_up_no_more(url: str, tmp_path: Path
         subprocess.Popen(broker.command, stdout=output) as server,
         Redis(port=broker.port, password=broker.password) as client,
     ):
-        broker.wait(server, log)
-        for _ in range(3):
+        try:
+            broker.wait(server, log)
+            for _ in range(3):
+                sweep(ledger, app, settings)
+                assert client.llen("mixlab:gpu") == 3
+                clock.advance(24 * 3600)
+            client.delete("mixlab:gpu")  # the broker loses them
             sweep(ledger, app, settings)
             assert client.llen("mixlab:gpu") == 3
-            clock.advance(24 * 3600)
-        client.delete("mixlab:gpu")  # the broker loses them
-        sweep(ledger, app, settings)
-        assert client.llen("mixlab:gpu") == 3
-        server.terminate()
+        finally:
+            server.terminate()
     app.close()
     ledger.close()
