@@ -40,6 +40,7 @@ class AllowedHosts:
             f"This {refused} header is not answered; MIXLAB_ALLOWED_HOSTS lists those that are.",
             slug=f"{refused.lower()}-not-allowed",
             title=f"The {refused} header is not an allowed one",
+            headers={"Connection": "close"},  # nothing that follows it is read
         )
         await refusal(scope, receive, send)
 

@@ -59,7 +59,15 @@ class Bounded:
                 f"with {MAX_HEADER_BYTES} bytes are read.",
                 headers=CLOSE,
             )
-        check_size(_announced_bytes(scope), self._settings.max_body_bytes)
+        headers = Headers(scope=scope)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # Where a proxy goes by the other one, the rest is somebody's next request.
+            raise RequestRefused(
+                400,
+                "The request has a Content-Length and a Transfer-Encoding; send one of them.",
+                headers=CLOSE,
+            )
+        check_size(_announced_bytes(headers), self._settings.max_body_bytes)
         if self._under_way > self._settings.max_requests and scope["path"] != ALWAYS:
             raise RequestRefused(
                 503,
@@ -140,6 +148,6 @@ def check_size(size: int, limit: int) -> None:
         )
 
 
-def _announced_bytes(scope: Scope) -> int:
-    announced: Any = Headers(scope=scope).get("content-length", "0")
+def _announced_bytes(headers: Headers) -> int:
+    announced: Any = headers.get("content-length", "0")
     return int(announced) if announced.isdecimal() and len(announced) < 20 else 0

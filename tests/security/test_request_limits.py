@@ -441,6 +441,19 @@ class TestSmuggling:
         assert answer.startswith(("HTTP/1.1 400", "HTTP/1.1 501"))
         assert answer.count("HTTP/1.1") == 1
 
+    @pytest.mark.parametrize("host", ["localhost", "evil.example"])
+    @pytest.mark.parametrize("first", ["Content-Length", "Transfer-Encoding"])
+    def test_two_lengths(self, port: int, host: str, first: str) -> None:
+        """By its chunks the body ends at once, by its Content-Length with the second request."""
+        inner = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        told = {"Content-Length": str(len(inner) + 5), "Transfer-Encoding": "chunked"}
+        lines = sorted((f"{name}: {text}\r\n" for name, text in told.items()),
+                       key=lambda line: not line.startswith(first))  # fmt: skip
+        head = f"POST /jobs HTTP/1.1\r\nHost: {host}\r\n" + "".join(lines)
+        answer = Raw(port).send(head + "\r\n0\r\n\r\n" + inner).answer()
+        assert answer.startswith("HTTP/1.1 400")
+        assert answer.count("HTTP/1.1") == 1
+
     def test_a_head_of_megabytes(self, port: int) -> None:
         try:
             answer = Raw(port).send(GET + "X: " + "y" * 2_000_000).answer()
