@@ -20,6 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from cli.errors import CommandFailed
@@ -28,6 +29,7 @@ from mixlab.ledger.records import ApiKey, Scope
 from workers.contract import SharedSettings
 
 LONGEST_NAME = 200
+MOST_JOBS = 2**31 - 1  # what the ledger's column of them holds
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 app = typer.Typer(help="API keys: make, list, rotate, revoke.", no_args_is_help=True)
@@ -50,7 +52,8 @@ def create(
         str | None, typer.Option(help="When it ends, such as 90d or 12h. Without it: never.")
     ] = None,
     max_active_jobs: Annotated[
-        int | None, typer.Option(min=1, help="Unfinished jobs that it may have at once.")
+        int | None,
+        typer.Option(min=1, max=MOST_JOBS, help="Unfinished jobs that it may have at once."),
     ] = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
@@ -61,7 +64,7 @@ def create(
         raise CommandFailed(f"A key that ends after {expires} is of no use; give it some time.")
     scopes = tuple(dict.fromkeys(scope or (Scope.READ, Scope.WRITE)))
     ends = None if expires is None else datetime.now(UTC) + duration(expires)
-    with _ledger(home) as ledger:
+    with _ledger(home, may_make=True) as ledger:
         key, token = ledger.keys.create(
             name, scopes, expires_at=ends, max_active_jobs=max_active_jobs
         )
@@ -128,10 +131,19 @@ def _id_in(given: str) -> str:
 
 
 @contextmanager
-def _ledger(home: Path) -> Iterator[Ledger]:
-    """The ledger of the settings, closed afterwards. Raises CommandFailed where it is away."""
+def _ledger(home: Path, *, may_make: bool = False) -> Iterator[Ledger]:
+    """The ledger of the settings, closed afterwards. Raises CommandFailed where it is away.
+
+    Only a first key makes a ledger, and says so: in a wrong folder its token would open nothing.
+    """
     try:
-        ledger = Ledger.open(SharedSettings(home=home).database_url.get_secret_value())
+        url = SharedSettings(home=home).database_url.get_secret_value()
+        missing = _missing_file(url)
+        if missing is not None and not may_make:
+            raise CommandFailed(f"There is no ledger at {missing}; --home says where it is.")
+        ledger = Ledger.open(url)
+        if missing is not None:
+            typer.echo(f"made a new ledger: {missing}", err=True)
     except ValidationError as problem:
         told = "; ".join(str(each["msg"]) for each in problem.errors(include_input=False))
         raise CommandFailed(f"The settings can't be used: {told}") from None
@@ -142,6 +154,14 @@ def _ledger(home: Path) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
+
+
+def _missing_file(url: str) -> str | None:
+    """Where a SQLite ledger should be and isn't."""
+    place = make_url(url)
+    if place.get_backend_name() != "sqlite" or not place.database:
+        return None
+    return None if Path(place.database).exists() else place.database
 
 
 def _print_token(token: str, about: str) -> None:

@@ -90,12 +90,24 @@ def test_what_makes_no_sense_is_refused_and_makes_nothing(mixlab: Mixlab, ledger
         ("create", "a", "--expires", "soon"), ("create", "a", "--expires", "-1d"),
         ("create", "a", "--expires", "99999d"), ("create", "a", "--expires", "0d"),
         ("create", "a", "--scope", "root"), ("create", "a", "--max-active-jobs", "0"),
+        ("create", "a", "--max-active-jobs", "2147483648"),
         ("rotate", "key_1", "--grace", "x"), ("revoke",),
     ):  # fmt: skip
         told = mixlab(*words)
         assert told.exit_code != 0, words
         assert isinstance(told.exception, SystemExit | CommandFailed), words
     assert ledger.keys.all() == []
+
+
+def test_only_a_first_key_makes_a_ledger_and_says_where(mixlab: Mixlab, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "mistyped"
+    for words in (("list",), ("revoke", "key_1"), ("rotate", "key_1")):
+        told = mixlab(*words, "--home", str(elsewhere))
+        assert isinstance(told.exception, CommandFailed), words
+        assert str(elsewhere) in str(told.exception)
+    assert not elsewhere.exists()
+    assert str(elsewhere / "ledger.sqlite") in mixlab("create", "a", "--home", str(elsewhere)).stderr
+    assert "ledger.sqlite" not in mixlab("create", "b", "--home", str(elsewhere)).stderr
 
 
 def test_a_ledger_that_is_away_is_told_without_its_password(
