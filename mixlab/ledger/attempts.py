@@ -8,7 +8,7 @@ away) is queued again, until a cap. It waits before the next attempt, twice as
 long each time; the first crash costs no wait, since most are the machine's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -63,13 +63,14 @@ def claim(
     now: datetime,
     lease: timedelta,
     *,
-    again: bool = False,
+    earlier: Collection[datetime] = (),
 ) -> Job | None:
     """Make a queued job this worker's; None where it is not queued (any more).
 
-    `again`: the same claim was made before, but its answer was lost with its connection.
+    `earlier`: when the leases end of the same claim's tries before, whose answers were lost with
+    their connections.
     """
-    if again and (mine := _claimed(db, job_id, worker, now + lease)) is not None:
+    if earlier and (mine := _claimed(db, job_id, worker, earlier, now + lease)) is not None:
         return mine
     row = db.execute(
         update(jobs)
@@ -92,9 +93,12 @@ def claim(
     return job
 
 
-def _claimed(db: Connection, job_id: str, worker: str, lease_until: datetime) -> Job | None:
-    this = (jobs.c.id == job_id, jobs.c.worker == worker, jobs.c.lease_until == lease_until)
-    row = db.execute(select(*RECORD).where(*this, jobs.c.state == JobState.RUNNING)).first()
+def _claimed(
+    db: Connection, job_id: str, worker: str, earlier: Collection[datetime], until: datetime
+) -> Job | None:
+    this = (jobs.c.id == job_id, jobs.c.worker == worker, jobs.c.lease_until.in_(earlier))
+    mine = update(jobs).where(*this, jobs.c.state == JobState.RUNNING).values(lease_until=until)
+    row = db.execute(mine.returning(*RECORD)).first()
     return None if row is None else as_job(row)
 
 

@@ -4,10 +4,11 @@ An attempt that no longer holds its job gets LeaseLost, and has written nothing.
 """
 
 from collections.abc import Collection, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from itertools import count
 from typing import Any
+
+from sqlalchemy import Connection
 
 from mixlab.ledger import attempts, jobs, retention
 from mixlab.ledger.attempts import Heartbeat
@@ -29,11 +30,15 @@ class Work:
 
     def claim(self, job_id: str, worker: str, lease_seconds: float) -> Job | None:
         """Make a queued job this worker's until the lease ends; None where another has it."""
-        now, lease = self._db.now(), timedelta(seconds=lease_seconds)
-        tries = count()
-        return self._db.write_again(
-            lambda db: attempts.claim(db, job_id, worker, now, lease, again=next(tries) > 0)
-        )
+        lease, made = timedelta(seconds=lease_seconds), list[datetime]()
+
+        def claim(db: Connection) -> Job | None:
+            # At each try anew: the database may have been away for longer than a lease.
+            now, earlier = self._db.now(), tuple(made)
+            made.append(now + lease)
+            return attempts.claim(db, job_id, worker, now, lease, earlier=earlier)
+
+        return self._db.write_again(claim)
 
     def heartbeat(self, job_id: str, attempt: int, lease_seconds: float) -> Heartbeat:
         """Lengthen the lease, and learn whether to go on. Never waits for the database."""

@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from mixlab.ledger import Ledger, engine
-from mixlab.ledger.database import away
+from mixlab.ledger.database import Database, away
 from mixlab.ledger.records import JobState
 from mixlab.ledger.schema import jobs
 from tests.ledger import postgres
@@ -112,6 +115,46 @@ def test_a_restart_is_waited_for_by_all_but_a_heartbeat(cluster: str, patient: L
     assert state(patient, job) is JobState.SUCCEEDED
     assert impatient.job(job.id).state is JobState.SUCCEEDED  # its broken connections are replaced
     impatient.close()
+
+
+def test_a_lease_begins_when_its_claim_is_written(cluster: str, patient: Ledger) -> None:
+    """Else it would be over before the job is begun, and the sweep count a failure."""
+    job, began = submit(patient), patient.now()
+    with ThreadPoolExecutor(1) as pool:
+        postgres.stop(cluster)
+        try:
+            claim = pool.submit(patient.claim, job.id, "w:1", 1.0)
+            time.sleep(1.5)
+        finally:
+            postgres.start(cluster)
+        held = claim.result(PATIENCE)
+    assert held is not None
+    assert held.lease_until is not None
+    assert (held.lease_until - began).total_seconds() > 2.5
+
+
+def test_a_claim_whose_answer_was_lost_is_found_with_a_whole_lease(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite", clock=clock, patience_seconds=9)
+    job, write = submit(ledger), Database.write
+    answers = iter([False, True])
+
+    def write_and_lose(database: Database, work: Any) -> Any:
+        written = write(database, work)
+        if not next(answers):
+            clock.advance(2 * LEASE)
+            raise OperationalError("COMMIT", {}, Exception("connection lost"))
+        return written
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "write", write_and_lose)
+        held = ledger.claim(job.id, "w:1", LEASE)
+    assert held is not None
+    assert (held.attempt, held.lease_until) == (1, clock() + timedelta(seconds=LEASE))
+    assert told(ledger, job) == ["submitted", "started"]
+    assert ledger.take_back_expired(3) == []
+    ledger.close()
 
 
 def test_patience_has_an_end(cluster: str) -> None:
