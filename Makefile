@@ -21,9 +21,13 @@ setup: $(VENV)/.stamp ## virtual environment with every pinned dependency
 demo: setup ## the main job end to end on real text, through the HTTP API
 	$(BIN)/mixlab demo
 
+# One process per core; a module's tests stay in one, and share what it sets up. Tests of the whole
+# service are themselves many processes.
+SHARED := -n auto --dist loadscope
 test: setup ## all tests, fast ones first
-	$(BIN)/python -m pytest -m 'not slow and not service'
-	$(BIN)/python -m pytest -m 'slow or service'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m 'not slow and not service'
+	$(BIN)/python -m pytest $(SHARED) -m 'slow and not service'
+	$(BIN)/python -m pytest -m service
 
 check: setup ## format, lint, types, import contracts, README, known holes
 	$(BIN)/ruff format --check .
