@@ -234,9 +234,13 @@ class Ledger(Work):
         return self._ask(jobs.resume, job_id)
 
     def _ask(self, request: Any, job_id: str) -> Job:
+        # Not within the transaction: the clock may have to ask, by a connection more, and where
+        # many hold one and wait for the clock there is none left.
+        now = self._db.now()
+
         def ask(db: Any) -> Job:
             jobs.find(db, job_id, self._sees)
-            request(db, job_id, self._db.now())
+            request(db, job_id, now)
             return jobs.find(db, job_id)
 
         return self._db.write_again(ask)

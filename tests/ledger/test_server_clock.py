@@ -3,17 +3,22 @@
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from mixlab.ledger import Ledger, clock
 from mixlab.ledger.clock import ServerClock, clock_of
 from mixlab.ledger.engine import open_engine
 from mixlab.ledger.ids import utcnow
+from mixlab.ledger.records import JobState
 from tests.ledger.faking import faketime
+from tests.ledger.making import submit
 
 
 def server_time(url: str) -> datetime:
@@ -26,12 +31,12 @@ def server_time(url: str) -> datetime:
 
 def test_it_is_the_servers_to_the_moment(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    clock = clock_of(engine)
-    assert isinstance(clock, ServerClock)
-    assert abs((clock() - server_time(postgres_url)).total_seconds()) < 1
-    first = clock()
+    agreed = clock_of(engine)
+    assert isinstance(agreed, ServerClock)
+    assert abs((agreed() - server_time(postgres_url)).total_seconds()) < 1
+    first = agreed()
     time.sleep(0.05)
-    assert 0.05 <= (clock() - first).total_seconds() < 2
+    assert 0.05 <= (agreed() - first).total_seconds() < 2
     engine.dispose()
 
 
@@ -45,6 +50,24 @@ def test_a_server_that_was_never_reached_leaves_the_hosts_clock() -> None:
     engine = open_engine("postgresql://nobody@127.0.0.1:1/none")
     assert abs((ServerClock(engine)() - datetime.now(UTC)).total_seconds()) < 5
     engine.dispose()
+
+
+def test_many_who_ask_at_once_leave_the_clock_a_connection(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "ASKED_EVERY_SECONDS", -1.0)
+    ledger = Ledger.open(postgres_url)
+    ids = [submit(ledger).id for _ in range(30)]
+    began, together = time.monotonic(), threading.Barrier(len(ids))
+
+    def cancel(job_id: str) -> JobState:
+        together.wait()
+        return ledger.request_cancel(job_id).state
+
+    with ThreadPoolExecutor(len(ids)) as pool:
+        assert set(pool.map(cancel, ids)) == {JobState.CANCELLED}
+    assert time.monotonic() - began < 10  # a pool without a connection is waited for for 30 s
+    ledger.close()
 
 
 @pytest.mark.skipif(faketime() is None, reason="libfaketime is not installed")
