@@ -11,9 +11,10 @@ HASH_CHUNK_BYTES = 1 << 20
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, then rename it to `path`.
+    """Let `write` fill a temporary file, then rename it to `path`, and have both on the disk.
 
-    A reader, or a run after a crash, sees the whole file or none.
+    A reader, or a run after a crash, sees the whole file or none. Once this returns it is there
+    after a power cut too: the ledger may say so, and nobody would write it again.
     """
     # The name keeps its suffix, because np.save adds .npy where it is missing.
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
@@ -21,6 +22,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlab.corpora.files import write_atomically
+from mixlab.corpora.files import write_atomically, write_json
 from mixlab.corpora.shards import TokenisedCorpus, TokenStream, token_dtype, write_corpus
 from mixlab.errors import InvalidCorpus, MissingFile, TruncatedFile
 
@@ -115,3 +116,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
         write_atomically(path, fail)
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     assert path.read_text() == "1"
+
+
+def test_a_file_outlives_a_power_cut_once_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are on the disk before it has its name, and its name before anybody is told."""
+    path, synced = tmp_path / "shard.json", list[tuple[bool, bool]]()
+
+    def watched(descriptor: int) -> None:
+        is_folder = os.fstat(descriptor).st_ino == tmp_path.stat().st_ino
+        synced.append((is_folder, path.exists()))
+
+    monkeypatch.setattr("os.fsync", watched)
+    write_json(path, {})
+    assert synced == [(False, False), (True, True)]
