@@ -7,10 +7,13 @@ Dependencies that only hand something on are coroutines: FastAPI runs each plain
 function in a thread of its own, which takes longer than all of them do.
 """
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Request
+from fastapi import Path as PathParameter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
@@ -21,7 +24,26 @@ from api.errors import LedgerUnreachable
 from api.settings import Settings
 from api.values import ID_PATTERN
 from mixlab.corpora.reading.paths import PathPolicy
+from mixlab.errors import PathNotAllowed
 from mixlab.ledger.sql import Ledger
+
+
+@dataclass(frozen=True)
+class CorpusPaths(PathPolicy):
+    """Paths that a request may name as text: none in the home folder, whatever the roots are.
+
+    `mixlab up` has both in the folder where it is started, and in the home folder lie others' logs,
+    shards and observations, and the broker's password.
+    """
+
+    home: Path = field(kw_only=True)
+
+    def check(self, location: str) -> str:
+        """As PathPolicy does. Raises PathNotAllowed for the home folder too."""
+        normal = super().check(location)
+        if Path(normal).is_relative_to(self.home.resolve()):
+            raise PathNotAllowed(f"{location!r} lies in the service's home folder.")
+        return normal
 
 
 class Resources:
@@ -33,7 +55,9 @@ class Resources:
             settings.broker_url.get_secret_value(),
             timeout_seconds=settings.broker_timeout_seconds,
         )
-        self.policy = PathPolicy(tuple(settings.data_roots), tuple(settings.remote_schemes))
+        self.policy = CorpusPaths(
+            tuple(settings.data_roots), tuple(settings.remote_schemes), home=settings.home
+        )
         self.disk = Disk(settings.home)
         self._ledger: Ledger | None = None
         self._opening = Lock()
@@ -101,4 +125,4 @@ DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 PolicyDep = Annotated[PathPolicy, Depends(_policy)]
 
 # api/errors.py answers what can't be an id with 404.
-Id = Annotated[str, Path(max_length=64, pattern=ID_PATTERN)]
+Id = Annotated[str, PathParameter(max_length=64, pattern=ID_PATTERN)]

@@ -18,6 +18,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.app import create_app
+from api.settings import Settings
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, Queue, Scope
 from tests.security.conftest import ELSEWHERE, SECRET, corpus
@@ -380,6 +382,20 @@ def test_the_home_folder_is_no_corpus(user: TestClient, app: FastAPI) -> None:
     home = app.state.settings.home
     for path in (home, home / "ledger.sqlite", home / "broker" / "url"):
         assert told(user.post("/corpora", json=corpus(str(path)))) == "path-not-allowed"
+
+
+def test_nor_is_a_home_folder_that_lies_in_a_data_root(settings: Settings, data: Path) -> None:
+    """As with `mixlab up` in the folder of the texts, whose home is `.mixlab` there."""
+    home = settings.home
+    (home / "logs").mkdir()
+    (home / "logs" / "job_1.1.log").write_text("somebody's")
+    around = settings.model_copy(update={"data_roots": [home.parent]})
+    with TestClient(create_app(around), client=("127.0.0.1", 1)) as here:
+        assert here.post("/corpora", json=corpus(str(data))).status_code == 201
+        for path in (home, home / "ledger.sqlite", home / "logs" / "job_1.1.log", f"{home}/./logs"):
+            assert told(here.post("/corpora", json=corpus(str(path)))) == "path-not-allowed"
+            body = corpus(str(data), tokenizer_file=str(path))
+            assert told(here.post("/corpora", json=body)) == "path-not-allowed"
 
 
 def test_a_fifo_or_a_device_neither_hangs_nor_answers(user: TestClient, data: Path) -> None:
