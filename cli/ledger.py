@@ -82,7 +82,11 @@ def backup(
     if file.exists():
         raise CommandFailed(f"{file} is there already; name a new file.")
     _copy(Path(source.database), file)
-    typer.echo(f"copied to {file}; to restore it, put it in the place of ledger.sqlite")
+    # After a crash SQLite would write what stands in the other two into the copy.
+    typer.echo(
+        f"copied to {file}; to restore it, stop mixlab, remove {source.database}-wal and "
+        f"{source.database}-shm, and put it in the place of {source.database}"
+    )
 
 
 def _copy(source: Path, file: Path) -> None:

@@ -118,3 +118,26 @@ def test_the_copy_needs_no_files_beside_it(home: Path, tmp_path: Path) -> None:
     mixlab("backup", str(tmp_path / "copy.sqlite"))
     mode = sqlite3.connect(tmp_path / "copy.sqlite").execute("PRAGMA journal_mode").fetchone()
     assert mode == ("delete",)
+
+
+def test_a_copy_is_restored_over_a_crashed_ledger_as_the_command_says(
+    home: Path, tmp_path: Path
+) -> None:
+    """What the crash left beside the ledger would be written into the copy."""
+    place, crashed = home / "ledger.sqlite", tmp_path / "crashed"
+    ledger = Ledger.open(f"sqlite:///{place}")
+    told = mixlab("backup", str(tmp_path / "copy"))
+    ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+    shutil.copytree(home, crashed)  # as kill -9 leaves it
+    ledger.close()
+    shutil.rmtree(home)
+    crashed.rename(home)
+    beside = [Path(f"{place}-wal"), Path(f"{place}-shm")]
+    for path in beside:
+        assert str(path) in told
+        assert path.exists()
+        path.unlink()
+    shutil.copy(tmp_path / "copy", place)
+    restored = Ledger.open(f"sqlite:///{place}")
+    assert restored.jobs() == []
+    restored.close()
