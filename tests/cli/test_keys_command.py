@@ -106,7 +106,9 @@ def test_only_a_first_key_makes_a_ledger_and_says_where(mixlab: Mixlab, tmp_path
         assert isinstance(told.exception, CommandFailed), words
         assert str(elsewhere) in str(told.exception)
     assert not elsewhere.exists()
-    assert str(elsewhere / "ledger.sqlite") in mixlab("create", "a", "--home", str(elsewhere)).stderr
+    assert (
+        str(elsewhere / "ledger.sqlite") in mixlab("create", "a", "--home", str(elsewhere)).stderr
+    )
     assert "ledger.sqlite" not in mixlab("create", "b", "--home", str(elsewhere)).stderr
 
 
