@@ -3,7 +3,9 @@
 A lease ends at a time. If one worker's clock were an hour behind, its leases would look over the
 moment it took them; an hour ahead, and a dead worker's job would wait for an hour. So all go by
 the server's clock: it is asked once a minute, and the process's monotonic clock, which nobody
-sets, counts in between. A SQLite file is shared by one host alone, and so is its clock.
+sets, counts in between. That one stands still while a machine is suspended, so the server is asked
+again once this host's own clock has moved against it. A SQLite file is shared by one host alone,
+and so is its clock.
 """
 
 import time
@@ -16,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mixlab.ledger.ids import Clock, utcnow
 
 ASKED_EVERY_SECONDS = 60.0
+MOVED_SECONDS = 1.0
 
 
 def clock_of(engine: Engine) -> Clock:
@@ -30,20 +33,22 @@ class ServerClock:
         self._engine = engine
         self._asked: float | None = None  # monotonic seconds
         self._then = utcnow()  # the server's time when it was asked
+        self._ahead = _ahead()
         self._lock = Lock()
 
     def __call__(self) -> datetime:
         """The server's time, aware. This host's own as long as the server was never reached."""
         with self._lock:
             now = time.monotonic()
-            if self._asked is None or now - self._asked > ASKED_EVERY_SECONDS:
+            moved = abs(_ahead() - self._ahead) > MOVED_SECONDS
+            if self._asked is None or moved or now - self._asked > ASKED_EVERY_SECONDS:
                 self._ask()
             if self._asked is None:
                 return utcnow()
             return self._then + timedelta(seconds=time.monotonic() - self._asked)
 
     def _ask(self) -> None:
-        before = time.monotonic()
+        before, self._ahead = time.monotonic(), _ahead()
         try:
             with self._engine.connect() as db:
                 began = time.monotonic()
@@ -60,3 +65,8 @@ class ServerClock:
         if self._asked is None:
             return None, self._then
         return now, self._then + timedelta(seconds=now - self._asked)
+
+
+def _ahead() -> float:
+    """How far this host's own clock is ahead of its monotonic one."""
+    return time.time() - time.monotonic()

@@ -52,6 +52,19 @@ def test_a_server_that_was_never_reached_leaves_the_hosts_clock() -> None:
     engine.dispose()
 
 
+def test_a_host_that_was_suspended_asks_anew(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its monotonic clock stood still: by that, a lease would be over when it is taken."""
+    engine = open_engine(postgres_url)
+    agreed = ServerClock(engine)
+    agreed()
+    awake = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: awake() - 30)
+    assert abs((agreed() - server_time(postgres_url)).total_seconds()) < 1
+    engine.dispose()
+
+
 def test_many_who_ask_at_once_leave_the_clock_a_connection(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
