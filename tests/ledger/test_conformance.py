@@ -1,12 +1,13 @@
 """What every ledger must hold to, whichever database is behind it."""
 
 import math
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from mixlab.errors import InvalidLoss, LeaseLost, Unknown, UnknownCorpus, UnknownJob, UnknownMixture
-from mixlab.ledger import Heartbeat, Ledger, jobs
+from mixlab.ledger import Heartbeat, Ledger, attempts, jobs
 from mixlab.ledger.records import JobKind, JobState, Queue, RunRole
 from tests.ledger.making import LEASE, claimed, state, submit
 
@@ -173,6 +174,28 @@ class TestHolding:
         assert (taken.state, taken.failures, taken.worker) == (JobState.QUEUED, 1, None)
         assert ledger.take_back_expired(3) == []
         assert [waits.id for waits in ledger.unsent()] == [taken.id]
+
+    def test_a_lease_renewed_since_the_look_is_not_taken_back(
+        self, ledger: Ledger, clock: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker's heartbeat may come between the sweep's look and its write."""
+        job, look = claimed(ledger), attempts.expired
+
+        def look_then_beat(db: Any, now: Any) -> list[str]:
+            found = look(db, now)
+            assert ledger.heartbeat(job.id, 1, LEASE) is Heartbeat.CONTINUE
+            return found
+
+        clock.advance(LEASE + 1)
+        monkeypatch.setattr(attempts, "expired", look_then_beat)
+        assert ledger.take_back_expired(3) == []
+        assert (state(ledger, job), ledger.job(job.id).attempt) == (JobState.RUNNING, 1)
+
+    def test_it_began_with_its_first_attempt(self, ledger: Ledger, clock: Any) -> None:
+        began = claimed(ledger, job := submit(ledger)).started_at
+        clock.advance(60)
+        ledger.give_back(job.id, 1, "Its worker was stopped.", None)
+        assert claimed(ledger, job).started_at == began == clock() - timedelta(seconds=60)
 
     def test_crashes_are_counted_up_to_the_cap(self, ledger: Ledger) -> None:
         job = submit(ledger)
