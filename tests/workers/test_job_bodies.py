@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from mixlab import tables
-from mixlab.corpora.shards import TokenisedCorpus
+from mixlab.corpora.shards import MANIFEST, TokenisedCorpus
 from mixlab.corpora.tokenizer import train_tokenizer
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Corpus, Job, JobKind, JobState, Queue, RunRole
@@ -22,6 +23,7 @@ from tests.synthetic import mixtures, observe
 from tests.workers.texts import write_domains
 from workers.jobs import train_proxies
 from workers.jobs.context import JobContext
+from workers.jobs.waiting import measured
 from workers.runner import perform
 from workers.settings import WorkerSettings
 
@@ -106,6 +108,38 @@ def test_a_corpus_is_measured_once_and_stays_a_snapshot(
     mine.write_text('{"text": "changed"}\n')
     assert work(ledger, settings, measuring(ledger, corpus)).state is JobState.SUCCEEDED
     assert ledger.corpus(corpus.id) == first
+
+
+def test_shards_that_are_gone_are_made_again_of_the_same_text_alone(
+    ledger: Ledger, settings: WorkerSettings, tmp_path: Path
+) -> None:
+    """As where a full disk was cleared, or a ledger restored without its home folder."""
+    paths = write_domains(tmp_path / "own")
+    corpus = registered(ledger, paths)
+    work(ledger, settings, measuring(ledger, corpus))
+    before, folder = ledger.corpus(corpus.id), settings.corpus_folder(corpus.id)
+    shards = {path.name: path.read_bytes() for path in folder.rglob("*.npy")}
+    shutil.rmtree(folder)
+    job = ledger.submit(JobKind.TRAIN, {"corpus_id": corpus.id}, queue=Queue.GPU)
+    claimed = ledger.claim(job.id, "w", 60)
+    assert claimed is not None
+    assert not measured(JobContext(claimed, ledger, settings), corpus.id)
+    (child,) = ledger.children(job.id)
+    assert work(ledger, settings, child).state is JobState.SUCCEEDED
+    assert {path.name: path.read_bytes() for path in folder.rglob("*.npy")} == shards
+    assert ledger.corpus(corpus.id) == before
+    again = ledger.claim(job.id, "w", 60)
+    assert again is not None
+    assert measured(JobContext(again, ledger, settings), corpus.id)
+
+    shutil.rmtree(folder)
+    assert measured(JobContext(again, ledger, settings), corpus.id)  # never waits for ever
+    paths["code"].write_text(paths["code"].read_text() + '{"text": "changed"}\n')
+    ended = work(ledger, settings, measuring(ledger, corpus))
+    assert ended.error is not None
+    assert ended.error["type"] == "invalid-corpus"
+    assert not (folder / MANIFEST).exists()
+    assert ledger.corpus(corpus.id) == before
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Job `measure_corpus`: tokenise a corpus into shards, then measure each domain's entropies.
 
 A measured corpus is a snapshot: measuring it again changes nothing, so the
-runs that were trained on it stay comparable. Changed text is a new corpus.
+runs that were trained on it stay comparable. Changed text is a new corpus. Where
+its shards were deleted, or lost with the home folder, the same text makes them again.
 A worker that dies half-way leaves finished shards and the entropies of finished
 domains, which the next one skips.
 Where the service has GPUs a child job counts the pairs on one of them. Text is read
@@ -25,7 +26,7 @@ from mixlab.corpora.tokenising import DomainSource, tokenise
 from mixlab.corpora.tokenizer import load_tokenizer
 from mixlab.entropy.counts import Counts, PairCounts, Tokens, count_blocks
 from mixlab.entropy.measures import EntropyMeasures, measures
-from mixlab.errors import DomainTooSmall, LimitExceeded, MixlabError
+from mixlab.errors import DomainTooSmall, InvalidCorpus, LimitExceeded, MixlabError
 from mixlab.ledger.records import Corpus, JobKind, JobState, Queue
 from workers.jobs.bounds import bounded
 from workers.jobs.context import JobContext
@@ -43,8 +44,9 @@ def run(context: JobContext) -> Mapping[str, Any] | None:
     folder = context.settings.corpus_folder(corpus_id)
     with only_one(folder):
         corpus = context.ledger.corpus(corpus_id)
-        if corpus.tokens is None:
+        if corpus.tokens is None or not (folder / MANIFEST).exists():
             tokenised = _tokenise(context, corpus, folder)
+            _check_same_text(corpus, tokenised, folder)
             context.ledger.record_tokens(corpus_id, tokenised.summary())
         if corpus.entropy is None and not context.settings.gpus:
             record_entropies(context, corpus_id, count_blocks, begin=TOKENISING_SHARE)
@@ -97,6 +99,16 @@ def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCor
             limits=settings.read_limits,
             policy=watched,
             progress=lambda fraction: context.progress("tokenise", TOKENISING_SHARE * fraction),
+        )
+
+
+def _check_same_text(corpus: Corpus, tokenised: TokenisedCorpus, folder: Path) -> None:
+    """Raise InvalidCorpus where shards that are made again aren't those that were measured."""
+    if corpus.tokens not in (None, tokenised.summary()):
+        (folder / MANIFEST).unlink()  # nothing shall be trained on them
+        raise InvalidCorpus(
+            f"The shards of corpus {corpus.id} are gone, and its text has changed since it was "
+            "measured; register it as a new corpus."
         )
 
 
