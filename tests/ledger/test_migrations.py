@@ -76,6 +76,7 @@ def test_what_an_older_schema_held_is_kept(url: str, revision: str) -> None:
 def test_one_step_down_keeps_the_jobs(url: str) -> None:
     ledger = Ledger.open(url)
     paused, plain = (ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU) for _ in range(2))
+    ledger.mark_sent(paused.id)
     ledger.request_pause(paused.id)
     ledger.close()
     migrating.migrate(url, "-1")

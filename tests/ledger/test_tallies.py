@@ -113,6 +113,16 @@ def test_expired_leases_are_counted_apart_from_other_ends(ledger: Ledger, clock:
     assert ledger.tallies.now().leases_expired == 0
 
 
+def test_so_does_that_of_a_job_that_was_to_pause(ledger: Ledger, clock: FakeClock) -> None:
+    job_id = _job(ledger)
+    _claimed(ledger, job_id)
+    ledger.request_pause(job_id)
+    clock.advance(31)
+    (taken,) = ledger.take_back_expired(3)
+    assert taken.state == JobState.PAUSED
+    assert ledger.tallies.now().leases_expired == 1
+
+
 def test_a_lease_that_expires_once_too_often_counts_too(ledger: Ledger, clock: FakeClock) -> None:
     job_id = _job(ledger)
     _claimed(ledger, job_id)
