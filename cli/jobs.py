@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.client import DEFAULT_URL, Client
-from cli.options import ApiKey, AsJson, Url, print_json
+from cli.options import ApiKey, AsJson, Url, checked_id, print_json
 
 LOOK_SECONDS = 1.0  # between two looks at a log that grows
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Work under way: list, show, cancel, pause, resume, events, logs.", no_args_is_help=True
 )
 
-JobId = Annotated[str, typer.Argument(help="As `mixlab jobs list` shows it.")]
+JobId = Annotated[str, typer.Argument(callback=checked_id, help="As `mixlab jobs list` shows it.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")]
 
 

@@ -1,6 +1,7 @@
 """Options that all commands share which ask the service."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -17,6 +18,13 @@ ApiKey = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+
+
+def checked_id(given: str) -> str:
+    """An id as it is. Raises typer.BadParameter for what would be another path of the URL."""
+    if not re.fullmatch(r"[0-9A-Za-z_-]+", given):
+        raise typer.BadParameter(f"{given!r} is no id; ids look like job_0199f2c4.")
+    return given
 
 
 def print_json(answer: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from cli.client import DEFAULT_URL, Client
-from cli.options import ApiKey, AsJson, Url, print_json
+from cli.options import ApiKey, AsJson, Url, checked_id, print_json
 
 
 def corpora_add(
@@ -70,7 +70,9 @@ def _absolute(place: str) -> str:
 
 
 def entropy(
-    corpus_id: Annotated[str, typer.Argument(help="As `mixlab corpora add` printed it.")],
+    corpus_id: Annotated[
+        str, typer.Argument(callback=checked_id, help="As `mixlab corpora add` printed it.")
+    ],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

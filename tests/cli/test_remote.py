@@ -91,6 +91,14 @@ def test_jobs_are_listed_shown_and_cancelled(service: str, ledger: Ledger) -> No
     assert "cancelled" in run(service, "jobs", "show", job.id).stdout
 
 
+def test_what_is_no_id_asks_for_nothing_else(service: str) -> None:
+    for words in (("jobs", "show"), ("jobs", "cancel"), ("jobs", "logs"), ("entropy",)):
+        for given in ("../corpora", "job_x/../../corpora", "job_x?wait=1#", "%2e%2e", "jöb", ""):
+            done = run(service, *words, given)
+            assert done.exit_code == 2, (words, given)
+            assert "is no id" in done.output
+
+
 def test_jobs_are_paused_and_resumed(service: str, ledger: Ledger) -> None:
     job = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, priority=7)
     assert "paused" in run(service, "jobs", "pause", job.id).stdout
