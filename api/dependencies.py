@@ -30,7 +30,7 @@ from mixlab.ledger.sql import Ledger
 
 @dataclass(frozen=True)
 class CorpusPaths(PathPolicy):
-    """Paths that a request may name as text: none in the home folder, whatever the roots are.
+    """Paths that a request may name as text: of the home folder only what is a root by itself.
 
     `mixlab up` has both in the folder where it is started, and in the home folder lie others' logs,
     shards and observations, and the broker's password.
@@ -41,7 +41,9 @@ class CorpusPaths(PathPolicy):
     def check(self, location: str) -> str:
         """As PathPolicy does. Raises PathNotAllowed for the home folder too."""
         normal = super().check(location)
-        if Path(normal).is_relative_to(self.home.resolve()):
+        path, home = Path(normal), self.home.resolve()
+        told_so = (root for root in self.roots if root.is_relative_to(home))
+        if path.is_relative_to(home) and not any(map(path.is_relative_to, told_so)):
             raise PathNotAllowed(f"{location!r} lies in the service's home folder.")
         return normal
 

@@ -396,6 +396,10 @@ def test_nor_is_a_home_folder_that_lies_in_a_data_root(settings: Settings, data:
             assert told(here.post("/corpora", json=corpus(str(path)))) == "path-not-allowed"
             body = corpus(str(data), tokenizer_file=str(path))
             assert told(here.post("/corpora", json=body)) == "path-not-allowed"
+    inside = settings.model_copy(update={"data_roots": [home.parent, home / "logs"]})
+    with TestClient(create_app(inside), client=("127.0.0.1", 1)) as here:
+        assert here.post("/corpora", json=corpus(str(home / "logs"))).status_code == 201
+        assert told(here.post("/corpora", json=corpus(str(home)))) == "path-not-allowed"
 
 
 def test_a_fifo_or_a_device_neither_hangs_nor_answers(user: TestClient, data: Path) -> None:
