@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 DEFAULT_BROKER = "redis://127.0.0.1:6379/0"
 MAX_BYTES = 8192
+BACKENDS = ("sqlite", "postgresql")
 
 
 def database_url(given: str, file: Path | None, password_file: Path | None, *, default: str) -> str:
@@ -21,6 +22,11 @@ def database_url(given: str, file: Path | None, password_file: Path | None, *, d
         url = make_url(text)
     except (ArgumentError, ValueError):
         raise _no_url("MIXLAB_DATABASE_URL", "postgresql://mixlab@host/mixlab") from None
+    if url.get_backend_name() not in BACKENDS:
+        raise ValueError(
+            f"MIXLAB_DATABASE_URL names the database {url.get_backend_name()!r}; the ledger lies "
+            f"in {' or '.join(BACKENDS)}."
+        )
     if password_file is None:
         return text
     if url.password is not None or not url.username:

@@ -4,6 +4,7 @@
     home/logs               logs of the attempts of such jobs
     home/runs               folders of proxy runs: what they measured stands in the ledger
     home/corpora, /observations     temporary files of processes that were killed while writing
+    home/sweep-*.alive      of sweeps that are no more
 
 Full runs keep their weights, whatever their age. What is deleted is found by what lies in the home
 folder, so that a sweep that is killed half-way leaves nothing that the next one wouldn't find.
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _LOG = re.compile(r"(job_[0-9a-f]+)\.\d+\.log")
 _RUN = re.compile(r"run_[0-9a-f]+")
+_SWEEP = re.compile(r"sweep-.+\.alive")  # of containers that are no more
 _TEMPORARY = re.compile(r"\.\d+-.+")  # as mixlab.corpora.shards.write_atomically names them
 LEFT_BEHIND_SECONDS = 24 * 3600.0  # no single file is written for so long
 
@@ -42,6 +44,7 @@ def retain(ledger: Ledger, settings: WorkerSettings) -> None:
     logs = _delete_logs(ledger, _own(home, "logs"), keep)
     runs = _delete_runs(ledger, _own(home, "runs"), keep)
     leftovers = sum(_delete_leftovers(_own(home, name)) for name in ("corpora", "observations"))
+    leftovers += sum(_unlinked(path) for path in _files(home, _SWEEP) if _is_left_behind(path))
     if trees or logs or runs or leftovers:
         log.info(
             "retention: went through %d trees of jobs; deleted %d logs, %d folders of proxy runs "
@@ -74,10 +77,13 @@ def _delete_runs(ledger: Ledger, folder: Path | None, keep: timedelta) -> int:
 
 
 def _delete_leftovers(folder: Path | None) -> int:
-    before = time.time() - LEFT_BEHIND_SECONDS
     folders = [] if folder is None else [folder, *_folders(folder)]
     found = (path for each in folders for path in _files(each, _TEMPORARY) if path.is_file())
-    return sum(_unlinked(path) for path in found if _modified(path) < before)
+    return sum(_unlinked(path) for path in found if _is_left_behind(path))
+
+
+def _is_left_behind(path: Path) -> bool:
+    return _modified(path) < time.time() - LEFT_BEHIND_SECONDS
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -45,7 +45,6 @@ TAIL_BYTES = 2000
 MAKE_CHECKPOINTS = (JobKind.TRAIN, JobKind.TRAIN_PROXIES)
 GPU_STAGE = "wait for GPUs"
 GPU_POLL_SECONDS = 0.2
-LAST_MOMENT_SECONDS = 0.5
 NICENESS = 5
 
 
@@ -209,13 +208,20 @@ class Runner:
     def ending(self) -> str:
         """How it ended, with the last of what it said."""
         code = self.process.returncode
-        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        how = f"exit code {code}" if code >= 0 else f"signal {_signal_name(-code)}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         tail = ""
         with suppress(OSError), self.log_file.open("rb") as lines:
             lines.seek(max(0, self.log_file.stat().st_size - TAIL_BYTES))
             tail = lines.read().decode(errors="replace").strip()
-        return f"The job's process ended with {how}{hint}.\n{tail}".strip()
+        return f"The job's process ended with {how}{hint}.\n{logs.redacted(tail)}".strip()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time ones have none
+        return str(number)
 
 
 def _give_way(process_id: int) -> None:
@@ -270,6 +276,15 @@ class Lease:
         self._renewed = began
         return answer
 
+    def is_spent(self) -> bool:
+        """Whether the lease is over since the runner has told the ledger this attempt's outcome."""
+        try:
+            now = self._ledger.job(self._job.id)
+        except SQLAlchemyError:
+            return False
+        told = now.state.terminal or now.state is JobState.WAITING
+        return told and now.attempt == self._job.attempt
+
 
 def _wait_for_gpus(
     gpus: GpuLease,
@@ -307,8 +322,9 @@ def _watch(
         if runner.ended_within(settings.beat_seconds):
             return Verdict.ENDED
         answer = lease.beat()
-        if answer is Heartbeat.LOST and runner.ended_within(LAST_MOMENT_SECONDS):
-            return Verdict.ENDED  # it told the ledger its outcome itself
+        if answer is Heartbeat.LOST and lease.is_spent():
+            runner.ended_within(settings.kill_after_seconds)
+            return Verdict.ENDED
         if answer in VERDICTS:
             return VERDICTS[answer]
     return Verdict.STOP

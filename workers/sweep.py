@@ -54,18 +54,27 @@ def main() -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     ledger = open_ledger(settings, patient=False)  # SIGTERM shall not wait for it
-    retention_at = time.monotonic()
+    retention_at, retaining = time.monotonic(), threading.Thread()
     while not stop.is_set():
         try:
             sweep(ledger, app, settings)
             settings.sweep_file.touch()
-            if time.monotonic() >= retention_at:
+            if time.monotonic() >= retention_at and not retaining.is_alive():
                 retention_at = time.monotonic() + RETENTION_SECONDS
-                retain(ledger, settings)
+                # Beside the sweep: much that is old, or a slow disk, holds up no lost job.
+                retaining = threading.Thread(target=_retain, args=(ledger, settings), daemon=True)
+                retaining.start()
         except (SQLAlchemyError, *BROKER_ERRORS) as problem:  # OSError is one of these
             # Only the class, since a driver's text may hold the password of its URL.
             log.warning("next round in %g s: %s", settings.sweep_seconds, type(problem).__name__)
         stop.wait(settings.sweep_seconds)
+
+
+def _retain(ledger: Ledger, settings: WorkerSettings) -> None:
+    try:
+        retain(ledger, settings)
+    except (SQLAlchemyError, OSError) as problem:
+        log.warning("what is old stays for now: %s", type(problem).__name__)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def _free_locks_of_the_halted(connection: Any, _record: object) -> None:
 
 
 def _tame_sqlite(engine: Engine, foreign_keys: bool) -> None:
-    pragmas = ("synchronous=NORMAL", f"foreign_keys={'ON' if foreign_keys else 'OFF'}")
+    # FULL, since in a power cut NORMAL loses the last commits, and they were acknowledged.
+    pragmas = ("synchronous=FULL", f"foreign_keys={'ON' if foreign_keys else 'OFF'}")
 
     def on_connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver shall begin no transactions by itself

@@ -105,10 +105,15 @@ def observe(db: Connection, run_id: str, observation: Mapping[str, Any]) -> None
 
 
 def finish(db: Connection, run_id: str, values: Mapping[str, Any]) -> None:
-    """Write what the run consumed, its seconds, and its error if it diverged. Raises UnknownRun."""
-    statement = update(runs).where(runs.c.id == run_id).values(**values)
-    if db.execute(statement.returning(runs.c.id)).first() is None:
-        raise _unknown(run_id)
+    """Write what the run consumed, its seconds, and its error if it diverged. Raises UnknownRun.
+
+    The error of an attempt that was late changes nothing of a run that another one has finished.
+    """
+    statement = update(runs).where(runs.c.id == run_id)
+    if values.get("error") is not None:
+        statement = statement.where(runs.c.seconds.is_(None))
+    if db.execute(statement.values(**values).returning(runs.c.id)).first() is None:
+        find(db, run_id)
 
 
 def _unknown(run_id: str) -> UnknownRun:

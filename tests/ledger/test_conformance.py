@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from mixlab.errors import InvalidLoss, LeaseLost, Unknown, UnknownCorpus, UnknownJob, UnknownMixture
+from mixlab.errors import (
+    InvalidLoss,
+    LeaseLost,
+    Unknown,
+    UnknownCorpus,
+    UnknownJob,
+    UnknownMixture,
+    UnknownRun,
+)
 from mixlab.ledger import Heartbeat, Ledger, attempts, jobs
 from mixlab.ledger.records import JobKind, JobState, Queue, RunRole
 from tests.ledger.making import LEASE, claimed, state, submit
@@ -372,6 +380,11 @@ class TestRuns:
         ledger.finish_run(made[0].id, (), 2.0)
         ledger.finish_run(made[1].id, (), None, {"type": "diverged"})
         assert [run.finished for run in ledger.runs_of_job(job.id)] == [True, False, False]
+        # Of an attempt that was halted, and goes on when another has done the work.
+        ledger.finish_run(made[0].id, (), None, {"type": "diverged"})
+        assert (ledger.run(made[0].id).seconds, ledger.run(made[0].id).error) == (2.0, None)
+        with pytest.raises(UnknownRun):
+            ledger.finish_run("run_none", (), None, {"type": "diverged"})
 
     @pytest.mark.parametrize("loss", [math.nan, math.inf, 0.0, -1.0])
     def test_a_loss_that_is_none_is_refused(self, ledger: Ledger, loss: float) -> None:

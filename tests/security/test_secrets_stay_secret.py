@@ -57,6 +57,11 @@ class TestFiles:
         file.write_text("postgresql://me:pw@host/x")
         assert database_url("", file, None, default="") == "postgresql://me:pw@host/x"
 
+    def test_a_database_that_holds_no_ledger_is_named_without_its_password(self) -> None:
+        with pytest.raises(ValueError, match="database 'mysql'; the ledger lies in sqlite") as told:
+            database_url("mysql://me:hidden@host/x", None, None, default="")
+        assert "hidden" not in str(told.value)
+
     def test_settings_read_them(
         self, tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

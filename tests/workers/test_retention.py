@@ -117,6 +117,13 @@ def test_leftovers_of_writes_that_were_cut_off_go_after_a_day(home: Home) -> Non
     assert [path.exists() for path in (*old, new)] == [False, False, True]
 
 
+def test_signs_of_life_of_sweeps_that_are_no_more_go_after_a_day(home: Home) -> None:
+    old = home.write("sweep-4f1c2a.alive", days=2)
+    new = home.write("sweep-77aa01.alive", days=0.5)
+    retain(home.ledger, home.settings)
+    assert [old.exists(), new.exists()] == [False, True]
+
+
 def test_nothing_outside_the_home_folder_is_touched(home: Home, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     for name in ("log", "weights", ".1-leftover"):

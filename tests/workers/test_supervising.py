@@ -1,5 +1,6 @@
 """One supervisor in this process, a real runner, a real ledger; no broker."""
 
+import logging
 import os
 import threading
 import time
@@ -288,6 +289,16 @@ def test_a_job_that_was_taken_back_is_left_alone(service: Service) -> None:
     assert (after.state, after.failures) == (JobState.QUEUED, 1)
     assert not service.runners(job)
     assert service.effects(job) == []
+
+
+def test_an_attempt_that_told_its_outcome_itself_has_ended(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long its process then takes to go: it isn't lost."""
+    caplog.set_level(logging.INFO)
+    job = service.submit("linger", seconds=2)
+    assert do(service, job).state is JobState.SUCCEEDED
+    assert "attempt 1 is over: ended" in caplog.text
 
 
 def test_a_jobs_process_gives_way_to_the_services_own(service: Service) -> None:

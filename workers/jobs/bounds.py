@@ -143,9 +143,9 @@ def fault_of(job: Job, settings: WorkerSettings, status: int | None) -> Fault | 
         location = str(note["file"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    number = signal.Signals(-status)
-    if number is not signal.SIGKILL and number not in BY_ITSELF:
+    if -status != signal.SIGKILL and -status not in BY_ITSELF:
         return None
+    number = signal.Signals(-status)
     detail = _detail(number, location, settings.memory_to_read)
     error = {"type": LimitExceeded.slug(), "title": str(LimitExceeded.__doc__), "detail": detail}
     return Fault(error, number in BY_ITSELF)

@@ -30,6 +30,7 @@ FORMAT = 1
 RECORD = "run.json"
 WRITING, DROPPED, REPLACED = ".writing-", ".dropped-", ".replaced-"
 STEP = re.compile(r"step-(\d{9,})")
+LOCK = ".lock"
 LOCK_SECONDS = 10.0  # that a run before may take to end, once it was killed
 
 Entries = dict[str, dict[str, Any]]  # file name -> {"bytes", "sha256"}
@@ -56,7 +57,8 @@ def locked(root: Path, seconds: float = LOCK_SECONDS) -> int | None:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(root, os.O_RDONLY)
+        # A file and open for writing, since NFS locks nothing else.
+        descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise NotWritten(
             f"{root} can't be made ({error.strerror or error}); give the run another folder."

@@ -1,5 +1,6 @@
 """Does what its payload says, and notes each completion in a file."""
 
+import atexit
 import errno
 import os
 import signal
@@ -29,6 +30,11 @@ def _sleep(context: JobContext) -> None:
     while (gone := time.monotonic() - began) < seconds:
         context.progress("sleep", gone / seconds)
         time.sleep(0.02)
+
+
+def _linger(context: JobContext) -> None:
+    """Ends, but its process goes on for a while after the outcome is written."""
+    atexit.register(time.sleep, float(context.job.payload["seconds"]))
 
 
 def _with_child(context: JobContext) -> None:
@@ -109,6 +115,7 @@ MET = {
 
 ACTS: dict[str, Callable[[JobContext], None]] = {
     "sleep": _sleep,
+    "linger": _linger,
     "with_child": _with_child,
     "checkpoint": _checkpoint,
     "crash": _crash,
