@@ -7,13 +7,10 @@ Dependencies that only hand something on are coroutines: FastAPI runs each plain
 function in a thread of its own, which takes longer than all of them do.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi import Path as PathParameter
+from fastapi import Depends, Path, Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
@@ -24,28 +21,7 @@ from api.errors import LedgerUnreachable
 from api.settings import Settings
 from api.values import ID_PATTERN
 from mixlab.corpora.reading.paths import PathPolicy
-from mixlab.errors import PathNotAllowed
 from mixlab.ledger.sql import Ledger
-
-
-@dataclass(frozen=True)
-class CorpusPaths(PathPolicy):
-    """Paths that a request may name as text: of the home folder only what is a root by itself.
-
-    `mixlab up` has both in the folder where it is started, and in the home folder lie others' logs,
-    shards and observations, and the broker's password.
-    """
-
-    home: Path = field(kw_only=True)
-
-    def check(self, location: str) -> str:
-        """As PathPolicy does. Raises PathNotAllowed for the home folder too."""
-        normal = super().check(location)
-        path, home = Path(normal), self.home.resolve()
-        told_so = (root for root in self.roots if root.is_relative_to(home))
-        if path.is_relative_to(home) and not any(map(path.is_relative_to, told_so)):
-            raise PathNotAllowed(f"{location!r} lies in the service's home folder.")
-        return normal
 
 
 class Resources:
@@ -57,9 +33,7 @@ class Resources:
             settings.broker_url.get_secret_value(),
             timeout_seconds=settings.broker_timeout_seconds,
         )
-        self.policy = CorpusPaths(
-            tuple(settings.data_roots), tuple(settings.remote_schemes), home=settings.home
-        )
+        self.policy = settings.path_policy()
         self.disk = Disk(settings.home)
         self._ledger: Ledger | None = None
         self._opening = Lock()
@@ -127,4 +101,4 @@ DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 PolicyDep = Annotated[PathPolicy, Depends(_policy)]
 
 # api/errors.py answers what can't be an id with 404.
-Id = Annotated[str, PathParameter(max_length=64, pattern=ID_PATTERN)]
+Id = Annotated[str, Path(max_length=64, pattern=ID_PATTERN)]

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mixlab.corpora.reading.network import endpoint
+from mixlab.corpora.reading.paths import PathPolicy
 from mixlab.errors import InvalidInput
 from workers.credentials import broker_url, database_url
 from workers.logs import LogFormat
@@ -91,6 +92,10 @@ class SharedSettings(BaseSettings):
             )
         )
         return self
+
+    def path_policy(self) -> PathPolicy:
+        """Where text may be read from."""
+        return PathPolicy(tuple(self.data_roots), tuple(self.remote_schemes), apart=self.home)
 
     def corpus_folder(self, corpus_id: str) -> Path:
         """Where a corpus's shards lie."""

@@ -20,6 +20,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.settings import Settings
+from mixlab.corpora.reading.listing import list_files
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import JobKind, Queue, Scope
 from tests.security.conftest import ELSEWHERE, SECRET, corpus
@@ -396,6 +397,10 @@ def test_nor_is_a_home_folder_that_lies_in_a_data_root(settings: Settings, data:
             assert told(here.post("/corpora", json=corpus(str(path)))) == "path-not-allowed"
             body = corpus(str(data), tokenizer_file=str(path))
             assert told(here.post("/corpora", json=body)) == "path-not-allowed"
+    (home / "shown.txt").write_text("text")
+    listed = list_files(str(home.parent), around.path_policy())
+    assert [path for path in listed if Path(path).is_relative_to(home)] == []
+    assert [path for path in listed if Path(path).is_relative_to(data)] != []
     inside = settings.model_copy(update={"data_roots": [home.parent, home / "logs"]})
     with TestClient(create_app(inside), client=("127.0.0.1", 1)) as here:
         assert here.post("/corpora", json=corpus(str(home / "logs"))).status_code == 201

@@ -81,7 +81,7 @@ def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCor
     settings, spec = context.settings, corpus.spec
     if settings.remote_schemes:
         guard(settings.remote_endpoints)  # for as long as this process lives
-    policy = PathPolicy(tuple(settings.data_roots), tuple(settings.remote_schemes))
+    policy = settings.path_policy()
     domains = [
         DomainSource(name, tuple(domain["paths"]), domain.get("text_field") or "text")
         for name, domain in spec["domains"].items()

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from mixlab.corpora.reading.limits import ReadReport
 from mixlab.corpora.reading.paths import PathPolicy, kind_of, local_status, split_location
@@ -152,6 +153,8 @@ def _below_local(top: str, policy: PathPolicy | None, skipped: Counter[str]) -> 
             reason = _reason_to_skip(name, found, above)
             if reason is not None:
                 skipped[reason] += 1
+            elif policy is not None and policy.is_apart(Path(location)):
+                skipped["the service's home folder"] += 1
             elif found is not None and stat.S_ISDIR(found.st_mode):
                 waiting.append((location, above | {(found.st_dev, found.st_ino)}))
             elif found is not None:

@@ -65,15 +65,27 @@ class PathPolicy:
     roots: local folders; links on the way to a root are followed, below it none is.
     remote_schemes: fsspec schemes ("s3"), or URL prefixes ("s3://bucket/pile"); none by default.
     on_open: hears of each file just before it is opened.
+    apart: a folder that is no text, though a root may hold it: the service's home, with the logs,
+        shards and observations of others. Only a root that lies in it is read.
     """
 
     roots: tuple[Path, ...] = ()
     remote_schemes: tuple[str, ...] = ()
     on_open: Callable[[str], object] | None = None
+    apart: Path | None = None
 
     def __post_init__(self) -> None:
         real = tuple(Path(os.path.realpath(root)) for root in self.roots)
         object.__setattr__(self, "roots", real)
+        if self.apart is not None:
+            object.__setattr__(self, "apart", Path(os.path.realpath(self.apart)))
+
+    def is_apart(self, path: Path) -> bool:
+        """Whether a real path lies in the folder that is no text."""
+        if self.apart is None or not path.is_relative_to(self.apart):
+            return False
+        within = (root for root in self.roots if root.is_relative_to(self.apart))
+        return not any(map(path.is_relative_to, within))
 
     def check(self, location: str) -> str:
         """The location, normalised, if it is allowed and (when local) there.
@@ -130,6 +142,8 @@ class PathPolicy:
             for depth in range(len(names) + 1):
                 folder = Path(os.path.realpath("/" + "/".join(names[:depth])))
                 if folder in self.roots:
+                    if self.is_apart(folder.joinpath(*names[depth:])):
+                        raise PathNotAllowed(f"{path!r} lies in the service's home folder.")
                     return folder, names[depth:]
         roots = ", ".join(map(str, self.roots)) or "none; set MIXLAB_DATA_ROOTS"
         raise PathNotAllowed(
