@@ -55,6 +55,7 @@ class _Run:
     schedule: MixtureSchedule
     seed: int
     corpus: str | None
+    first_token: int = 0  # of the stream, where the run began with another's weights
 
     def sampler(self, folder: Path) -> Sampler:
         """Its batches. Raises InvalidCorpus where the run was trained on other text."""
@@ -71,6 +72,7 @@ class _Run:
             batch_sequences=self.recipe.batch_sequences,
             batch_stages=self.recipe.batch_stages,
             seed=self.seed,
+            first_token=self.first_token,
         )
 
 
@@ -124,11 +126,12 @@ def consumed(
     named = _run(mixture, recipe_name, seed, run)
     sampler, count = named.sampler(corpus), steps or named.recipe.steps
     epochs, size = sampler.epochs(0, count), sampler.epoch_tokens
-    planned = named.schedule.planned(sampler.tokens_before(count))
+    end = sampler.first_token + sampler.tokens_before(count)
+    before, planned = (named.schedule.planned(at) for at in (sampler.first_token, end))
     domains = {
         name: {
             "tokens": tokens,
-            "planned_tokens": planned[name],
+            "planned_tokens": planned[name] - before[name],
             "times_read": tokens / size[name],
             "epochs": epochs[name],
         }
@@ -166,6 +169,7 @@ def _run_in(folder: Path) -> _Run:
             MixtureSchedule.from_dict(identity["mixture"]),
             int(identity["seed"]),
             str(identity["corpus"]),
+            int(identity.get("beginning", {}).get("tokens", 0)),
         )
     except (ValueError, KeyError, TypeError, InvalidRecipe) as problem:
         raise TruncatedFile(

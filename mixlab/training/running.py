@@ -42,6 +42,7 @@ def run_spec(
         world=world,
         stop=stop,
         start=spec.start,
+        beginning=spec.beginning,
         trackers=spec.trackers,
     )  # fmt: skip
     last = of_result(result)
