@@ -91,8 +91,7 @@ def train(
     threads, which changes results in their last bits. The run ends early where `stop()` says
     so, asked once per step, after writing a checkpoint; and before the first update that would
     read a domain more than `max_epochs` times. With `start` it begins as a branch of another
-    run, with `beginning` from given weights. `trackers` are names ("tensorboard", "wandb",
-    "mlflow") or values of the protocol.
+    run, with `beginning` from given weights. `trackers` are names or values of the protocol.
 
     Raises Diverged with the step and the value, InvalidRecipe for a vocabulary that is too
     small, a folder of another run, a branch that is none or weights of another shape,
@@ -117,9 +116,7 @@ def train(
         recipe = start.recipe(recipe)
     schedule = MixtureSchedule.of(mixture)
     with deterministic(world.device, threads), hold_memory():
-        run = _Run(
-            recipe, corpus, schedule, seed=seed, max_epochs=max_epochs, world=world, options=options
-        )
+        run = _Run(recipe, corpus, schedule, seed, max_epochs, world, options)
         return run.to_its_end()
 
 
@@ -131,7 +128,6 @@ class _Run:
         recipe: Recipe,
         corpus: TokenCorpus,
         schedule: MixtureSchedule,
-        *,
         seed: int,
         max_epochs: float | None,
         world: World,
