@@ -14,10 +14,17 @@ from mixlab.compressing.counting import shares_at, token_counts
 from mixlab.compressing.ranking import Ranking, rank
 from mixlab.compressing.suggesting import Suggestion, suggested, tables_share
 from mixlab.compressing.text import TextSize, bits_per_byte, check_own, text_sizes
-from mixlab.compressing.weights import check_model, compress_model, compress_weights, open_model
+from mixlab.compressing.weights import (
+    Model,
+    check_model,
+    compress_model,
+    compress_weights,
+    open_model,
+)
 
 __all__ = [
     "Compressed",
+    "Model",
     "Ranking",
     "Suggestion",
     "TextSize",

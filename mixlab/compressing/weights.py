@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from mixlab.compressing.compression import Compressed
 from mixlab.compressing.ranking import Ids
 from mixlab.compressing.tensors import Header, read_header, select_rows
+from mixlab.corpora.drawn import DRAWN_FROM
 from mixlab.corpora.files import read_json, write_folder, write_json
 from mixlab.corpora.shards import TokenisedCorpus
-from mixlab.corpora.tokenizer import load_tokenizer
+from mixlab.corpora.tokenizer import load_tokenizer, vocabulary_of
 from mixlab.errors import InvalidCorpus, InvalidRecipe, MissingFile, TruncatedFile
 
 WEIGHTS = "weights.safetensors"
@@ -85,28 +88,25 @@ def open_model(path: Path) -> Model:
     return Model(tuple(files), folder, run, min(tables.values()))
 
 
-def check_model(
-    model: Model, vocabulary: Mapping[str, int], rows: int, corpus: TokenisedCorpus
-) -> None:
-    """Raise InvalidCorpus where the model reads other tokens than the corpus has.
-
-    `vocabulary` are the ids of the corpus's tokenizer by their text, and `rows` what they need.
-    """
-    of = model.folder or model.files[0]
+def check_model(model: Model, corpus: TokenisedCorpus, tokenizer: Tokenizer) -> None:
+    """Raise InvalidCorpus where the model reads other tokens than the corpus's tokenizer gives."""
+    of, rows = model.folder or model.files[0], vocabulary_of(tokenizer)
     if model.rows < rows:
         raise InvalidCorpus(
             f"The model {of} has {model.rows:,} tokens, but the corpus's tokenizer {rows:,}; give "
             "weights that were trained on this corpus."
         )
     trained_on = (model.run or {}).get("identity", {}).get("corpus")
-    if trained_on is not None and trained_on != corpus.fingerprint:
+    # A run on windows that were drawn from a corpus reads its tokens.
+    if trained_on is not None and trained_on.partition(DRAWN_FROM)[0] != corpus.fingerprint:
         raise InvalidCorpus(
             f"The run {of} was trained on another corpus than {corpus.folder} (fingerprint "
-            f"{str(trained_on)[:12]}, not {corpus.fingerprint[:12]}); give that one."
+            f"{trained_on[:12]}, not {corpus.fingerprint[:12]}); give that one."
         )
     own = None if model.folder is None else model.folder / TOKENIZER
     if own is not None and own.is_file():
         found = load_tokenizer(own).get_vocab(with_added_tokens=True)
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         if found != vocabulary:
             raise InvalidCorpus(
                 f"{own} has other tokens than the corpus's tokenizer ({len(found):,}, not "

@@ -124,8 +124,8 @@ def test_a_hugging_face_folder_follows(
     )  # fmt: skip
     model = open_model(tmp_path / "old")
     assert (len(model.files) > 1) == (shard_bytes < 5_000_000)
-    vocabulary = load_tokenizer(spoken.folder / "tokenizer.json").get_vocab()
-    check_model(model, vocabulary, smaller.rows, spoken)
+    tokenizer = load_tokenizer(spoken.folder / "tokenizer.json")
+    check_model(model, spoken, tokenizer)
     compress_model(model, tmp_path / "new", smaller)
 
     old = AutoModelForCausalLM.from_pretrained(tmp_path / "old")
@@ -171,13 +171,17 @@ def test_ids_in_settings_follow(
 def test_models_of_other_tokens_are_refused_before_any_work(
     run: Path, spoken: TokenisedCorpus, smaller: Compressed, tmp_path: Path
 ) -> None:
-    vocabulary = load_tokenizer(spoken.folder / "tokenizer.json").get_vocab()
+    tokenizer = load_tokenizer(spoken.folder / "tokenizer.json")
     model = open_model(run)
-    check_model(model, vocabulary, smaller.rows, spoken)
+    check_model(model, spoken, tokenizer)
+    drawn = replace(model, run={"identity": {"corpus": f"{spoken.fingerprint}/of-a-round"}})
+    check_model(drawn, spoken, tokenizer)
+    larger = load_tokenizer(spoken.folder / "tokenizer.json")
+    larger.add_tokens([f"added {i}" for i in range(6)])
     with pytest.raises(InvalidCorpus, match=r"has 405 tokens, but the corpus's tokenizer 406"):
-        check_model(model, vocabulary, 406, spoken)
+        check_model(model, spoken, larger)
     with pytest.raises(InvalidCorpus, match="trained on another corpus"):
-        check_model(model, vocabulary, smaller.rows, replace(spoken, fingerprint="other"))
+        check_model(model, replace(spoken, fingerprint="other"), tokenizer)
     with pytest.raises(InvalidRecipe, match="rows, but the kept tokens reach to row 900"):
         compress_weights(
             run / "weights.safetensors", tmp_path / "new", np.array([0, 899], dtype=np.int64)
@@ -186,7 +190,7 @@ def test_models_of_other_tokens_are_refused_before_any_work(
     shutil.copytree(run, tmp_path / "own")
     smaller.tokenizer.save(str(tmp_path / "own" / "tokenizer.json"))
     with pytest.raises(InvalidCorpus, match=r"other tokens than the corpus's tokenizer \(330"):
-        check_model(open_model(tmp_path / "own"), vocabulary, smaller.rows, spoken)
+        check_model(open_model(tmp_path / "own"), spoken, tokenizer)
     with pytest.raises(AlreadyExists):
         compress_model(model, tmp_path / "own", smaller)
 
