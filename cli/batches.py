@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from cli.mixtures import schedule
 from cli.showing import print_lines, table
+from mixlab.corpora.drawn import DRAWN_FILE, DRAWN_FROM, DrawnCorpus, DrawnSet
 from mixlab.corpora.placements import Piece, Placement
 from mixlab.corpora.sampling import Sampler
 from mixlab.corpora.shards import TokenisedCorpus
@@ -56,10 +57,14 @@ class _Run:
     seed: int
     corpus: str | None
     first_token: int = 0  # of the stream, where the run began with another's weights
+    drawn: Path | None = None  # the drawn set that alone it reads
 
     def sampler(self, folder: Path) -> Sampler:
         """Its batches. Raises InvalidCorpus where the run was trained on other text."""
-        found = TokenisedCorpus.open(folder)
+        found: TokenisedCorpus | DrawnCorpus = TokenisedCorpus.open(folder)
+        if isinstance(found, TokenisedCorpus) and self.drawn is not None:
+            context = self.recipe.architecture.context
+            found = DrawnCorpus(found, DrawnSet.read(self.drawn), context=context)
         if self.corpus not in (None, found.fingerprint):
             raise InvalidCorpus(
                 f"The run was trained on the corpus {self.corpus}, and {folder} is "
@@ -170,6 +175,7 @@ def _run_in(folder: Path) -> _Run:
             int(identity["seed"]),
             str(identity["corpus"]),
             int(identity.get("beginning", {}).get("tokens", 0)),
+            folder / DRAWN_FILE if DRAWN_FROM in identity["corpus"] else None,
         )
     except (ValueError, KeyError, TypeError, InvalidRecipe) as problem:
         raise TruncatedFile(

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from cli.showing import print_lines
+from mixlab.corpora.drawn import DRAWN_FROM
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import InvalidCorpus, MissingExtra, MissingFile
 
@@ -89,7 +90,7 @@ def _tokenizer(given: Path | None, model: "TrainedModel") -> Path:
     if corpus.is_file():
         return corpus
     found = TokenisedCorpus.open(corpus).fingerprint
-    if model.corpus is not None and found != model.corpus:
+    if model.corpus is not None and found != model.corpus.partition(DRAWN_FROM)[0]:
         raise InvalidCorpus(
             f"The run was trained on another corpus than {corpus} has now (fingerprint "
             f"{model.corpus[:12]}, not {found[:12]}), whose tokens may mean something else; name "

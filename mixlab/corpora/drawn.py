@@ -26,6 +26,8 @@ from mixlab.corpora.turns import Integers
 from mixlab.errors import DomainTooSmall, InvalidRecipe, MissingFile, TruncatedFile
 
 DRAWN = b"drawn"
+DRAWN_FILE = "drawn.parquet"  # in the folder of the run that trains on it
+DRAWN_FROM = "/"  # between a corpus's fingerprint and that of what was drawn of it
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class DrawnCorpus:
     @property
     def fingerprint(self) -> str:
         """The corpus's, with the drawn set's."""
-        return f"{self._corpus.fingerprint}/{self._drawn.sha256}"
+        return f"{self._corpus.fingerprint}{DRAWN_FROM}{self._drawn.sha256}"
 
     def stream(self, domain: str, split: str) -> TokenWindows:
         """The drawn windows of a domain, or all of its validation text."""

@@ -63,6 +63,12 @@ def check_share(share: float) -> None:
         )
 
 
+def check_unit(unit: str) -> None:
+    """Raise InvalidRecipe for a unit that there isn't."""
+    if unit not in get_args(Unit):
+        raise InvalidRecipe(f"A round draws by sequence or by batch, not by {unit!r}.")
+
+
 def draw(
     scores: Scores,
     share: float,
@@ -80,8 +86,7 @@ def draw(
     no finite number, and a share too small to draw one sequence of each domain.
     """
     check_share(share)
-    if unit not in get_args(Unit):
-        raise InvalidRecipe(f"unit is sequence or batch, not {unit!r}.")
+    check_unit(unit)
     bad = np.flatnonzero(~np.isfinite(scores.loss_nats))
     if len(bad):
         raise InvalidRecipe(

@@ -47,6 +47,7 @@ class RunSpec:
     max_epochs: float | None = None  # the run stops before a domain is read more often
     start: Branch | None = None  # the run of which this is a branch
     beginning: Beginning | None = None  # the weights that it begins with; never beside `start`
+    drawn: Path | None = None  # a drawn set: the windows of the corpus that alone are trained on
     events: Path | None = None  # a file or named pipe that gets the run's events
 
     def __post_init__(self) -> None:
@@ -138,7 +139,7 @@ class RunSpec:
 
 # Seeds beyond are none of torch's; so many threads are a slip, and a hundred thousand a crash.
 _WHOLE = {"keep_last": (1, 10**9), "seed": (0, 2**63 - 1), "threads": (1, 1024)}
-_PATHS = ("corpus", "folder", "events")
+_PATHS = ("corpus", "folder", "events", "drawn")
 
 
 def _fields(value: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -149,8 +150,9 @@ def _fields(value: dict[str, Any], base: Path) -> dict[str, Any]:
         "schedule": MixtureSchedule.from_dict(value.pop("schedule")),
         "folder": base / value.pop("folder"),
     }
-    if value.get("events") is not None:
-        value["events"] = base / value["events"]
+    for name in ("events", "drawn"):
+        if value.get(name) is not None:
+            value[name] = base / value[name]
     if value.get("start") is not None:
         start = value["start"]
         value["start"] = Branch(**{**start, "folder": base / start["folder"]})
