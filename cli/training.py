@@ -18,16 +18,19 @@ import typer
 from rich.console import Console
 
 from cli.errors import CommandFailed
+from cli.growing import growth_of
 from cli.mixtures import schedule
-from cli.training_output import Bar, Event, show
+from cli.training_output import Bar, Emit, Event, show
 from mixlab.errors import InvalidRecipe, MissingFile
 from mixlab.recipes import recipe as recipe_named
 
 if TYPE_CHECKING:
+    from mixlab.growing.running import Growth
     from mixlab.training.branches import Branch
     from mixlab.training.spec import RunSpec
 
 SPEC = "spec.json"
+GROWTH = "growth.json"  # of a grown run
 LOG = "torchrun.log"
 GRACE_SECONDS = 90.0  # for the checkpoint of processes that are stopped
 PORT = 29_500
@@ -63,6 +66,17 @@ BranchFrom = Annotated[
 DecaySteps = Annotated[
     int | None, typer.Option(min=1, help="Let the branch's rate fall over so many updates.")
 ]
+Grow = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTOR|auto",
+        help="Train a model of so many times fewer layers first, and stack it: 4, or what divides.",
+    ),
+]
+GrowAt = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens before that; by the published rule where none are given."),
+]
 Processes = Annotated[
     int | None, typer.Option(min=1, help="Here, by torchrun. Without it: one per GPU, or one.")
 ]
@@ -90,6 +104,8 @@ def train(
     max_epochs: MaxEpochs = None,
     branch_from: BranchFrom = None,
     decay_steps: DecaySteps = None,
+    grow: Grow = None,
+    grow_at: GrowAt = None,
     processes: Processes = None,
     hosts: Hosts = 1,
     sharding: Sharding = "auto",
@@ -114,14 +130,16 @@ def train(
         milestones=tuple(milestone or ()),
         trackers=tuple(tracker or ()),
     )
-    path = _written(spec)
+    growth = growth_of(spec, grow, grow_at, hosts)
+    if growth is None:
+        _write(spec)
     processes = processes or max(1, visible_gpus())
     if hosts > 1:
-        _tell_hosts(path, hosts, processes)
+        _tell_hosts(spec.folder / SPEC, hosts, processes)
         return
     console = Console(stderr=True)
     with stopping(console) as stop, Bar(console, spec.recipe.name) as bar:
-        ended = _run(spec, path, processes, bar, stop)
+        ended = _trained(spec, growth, processes, bar, stop)
     show(spec.folder, ended, as_json)
 
 
@@ -179,11 +197,16 @@ def _trunk(given: str, decay_steps: int | None) -> "tuple[RunSpec, Branch]":
     return spec, Branch(spec.folder, int(step), decay_steps)
 
 
-def _written(spec: "RunSpec") -> Path:
-    """The spec in the run's folder. Raises InvalidRecipe where another run's is there."""
+def _write(spec: "RunSpec") -> None:
+    """Write the spec into the run's folder. Raises InvalidRecipe where another run's is there."""
     from mixlab.training.spec import RunSpec
 
     path = spec.folder / SPEC
+    if (spec.folder / GROWTH).exists():
+        raise InvalidRecipe(
+            f"{spec.folder} holds a run that grows; go on with its --grow and --grow-at, or give "
+            "this one its own folder with --out."
+        )
     # Without a checkpoint nothing is lost: the command before may have been a slip.
     if path.exists() and (spec.folder / "checkpoints").exists():
         before, now = RunSpec.read(path).to_dict(), spec.to_dict()
@@ -196,7 +219,7 @@ def _written(spec: "RunSpec") -> Path:
             )
     if not spec.corpus.is_dir():
         raise MissingFile(f"There is no folder {spec.corpus} of a tokenised corpus.")
-    return spec.write(path)
+    spec.write(path)
 
 
 def _tell_hosts(path: Path, hosts: int, processes: int) -> None:
@@ -230,8 +253,22 @@ def stopping(console: Console) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _run(spec: "RunSpec", path: Path, processes: int, emit: Bar, stop: Callable[[], bool]) -> Event:
-    """Train here or in several processes; the last event."""
+def _trained(
+    spec: "RunSpec", growth: "Growth | None", processes: int, emit: Emit, stop: Callable[[], bool]
+) -> Event:
+    """Train the run, grown or not; the last event."""
+    if growth is None:
+        return _run(spec, processes, emit, stop)
+    from mixlab.growing.running import run_grown
+
+    return run_grown(
+        spec, growth, emit=emit, stop=stop, processes=processes,
+        run=lambda part, tell, stop: _run(part, processes, tell, stop),
+    )  # fmt: skip
+
+
+def _run(spec: "RunSpec", processes: int, emit: Emit, stop: Callable[[], bool]) -> Event:
+    """Train what is written in the spec's folder, here or in several processes; the last event."""
     from mixlab.training.launching import Ranks, RanksCrashed
     from mixlab.training.running import run_spec
 
@@ -241,8 +278,8 @@ def _run(spec: "RunSpec", path: Path, processes: int, emit: Bar, stop: Callable[
     with (
         log.open("ab") as output,
         Ranks.start(
-            path, processes, grace_seconds=GRACE_SECONDS, threads=spec.threads, output=output,
-            own_session=True,
+            spec.folder / SPEC, processes, grace_seconds=GRACE_SECONDS, threads=spec.threads,
+            output=output, own_session=True,
         ) as ranks,
     ):  # fmt: skip
         try:
