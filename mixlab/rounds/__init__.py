@@ -2,6 +2,7 @@
 
     round 1                    a run like any other
     scores.py, scoring.py      the loss of every sequence that it read, by the frozen model
+    plan.py                    how many rounds, how long each
     drawing.py                 a share of them, without replacement, p = softmax(loss)
     corpora/drawn.py           the corpus of those alone, which the next round trains on
     running.py                 one after the other, in a folder

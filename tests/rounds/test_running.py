@@ -12,7 +12,8 @@ from mixlab.corpora.drawn import DRAWN_FILE, DrawnSet
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import InvalidRecipe
 from mixlab.mixture import Mixture
-from mixlab.rounds.running import Rounds, run_rounds, told_of
+from mixlab.rounds.plan import Rounds
+from mixlab.rounds.running import run_rounds, told_of
 from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training.beginning import Beginning
 from mixlab.training.events import Event
