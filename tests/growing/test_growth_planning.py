@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixlab.corpora.sampling import Sampler
 from mixlab.errors import InvalidBudget, InvalidRecipe
 from mixlab.growing.planning import factor_for, large_of, plan, rule_tokens, small_of
+from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe, recipe, tinyllama_1b
+from tests.corpora.test_sampling_schedules import Stream
 from tests.training.conftest import small_recipe
 
 
@@ -108,3 +111,34 @@ def test_the_small_run_is_the_recipes_but_for_its_depth_and_its_rate() -> None:
 def test_a_growth_before_the_first_or_in_the_last_update_is_refused(tokens: int) -> None:
     with pytest.raises(InvalidRecipe, match="it can grow after 1 to 9984 of them"):
         small_of(small_recipe(), 2, tokens)
+
+
+def test_the_published_run_would_go_on_at_the_token_where_its_script_went_back() -> None:
+    """5,000 updates of 1024 sequences, then micro-batches of 8 rows where there had been 32.
+
+    The script skips 5,000 micro-batches and so reads 7.9B of 10.5B tokens again
+    (tongxuluo/prts at bf6f7747, `--resume_id`).
+    """
+    gpus, context = 32, 2048
+    seen, skipped = (5000 * rows * gpus * context for rows in (32, 8))
+    assert (seen - skipped) / 1e9 == pytest.approx(7.9, abs=0.05)
+    whole = replace(
+        tinyllama_1b(), steps=300_000, evaluation_steps=(300_000,),
+        architecture=replace(tinyllama_1b().architecture, layers=24),
+    )  # fmt: skip
+    small = small_of(whole, 4, seen)
+    assert (small.steps, small.tokens) == (5000, seen)
+    streams = {"slim": Stream(10**12, 0), "star": Stream(4 * 10**11, 0)}
+
+    def sampler(batch: int, first_token: int = 0) -> Sampler:
+        return Sampler(streams, Mixture({"slim": 0.7, "star": 0.3}), context=context,
+                       batch_sequences=batch, seed=0, first_token=first_token)  # fmt: skip
+
+    one, large = sampler(1024), sampler(256, small.tokens)
+    before, after = one.consumed(0, 5000), large.consumed(0, 400)
+    assert {name: before[name] + after[name] for name in before} == one.consumed(0, 5100)
+    places = [
+        [(slot.domain, slot.window) for slot in made.placements(step)]
+        for made, step in ((one, 5000), (large, 0))
+    ]
+    assert places[1] == places[0][:256]
