@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from mixlab.compressing.compression import Compressed
 from mixlab.compressing.ranking import Ids
 from mixlab.compressing.tensors import Header, read_header, select_rows
+from mixlab.corpora.drawn import DRAWN_FROM
 from mixlab.corpora.files import read_json, write_folder, write_json
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.corpora.tokenizer import load_tokenizer, vocabulary_of
@@ -96,8 +97,8 @@ def check_model(model: Model, corpus: TokenisedCorpus, tokenizer: Tokenizer) -> 
             "weights that were trained on this corpus."
         )
     trained_on = (model.run or {}).get("identity", {}).get("corpus")
-    # The fingerprint of windows drawn from a corpus begins with the corpus's own.
-    if trained_on is not None and not trained_on.startswith(corpus.fingerprint):
+    # A run on windows that were drawn from a corpus reads its tokens.
+    if trained_on is not None and trained_on.partition(DRAWN_FROM)[0] != corpus.fingerprint:
         raise InvalidCorpus(
             f"The run {of} was trained on another corpus than {corpus.folder} (fingerprint "
             f"{trained_on[:12]}, not {corpus.fingerprint[:12]}); give that one."
