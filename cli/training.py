@@ -210,7 +210,7 @@ def _write(spec: "RunSpec") -> None:
     # Without a checkpoint nothing is lost: the command before may have been a slip.
     if path.exists() and (spec.folder / "checkpoints").exists():
         before, now = RunSpec.read(path).to_dict(), spec.to_dict()
-        other = [name for name in ("corpus", "recipe", "schedule", "seed", "start")
+        other = [name for name in ("corpus", "recipe", "schedule", "seed", "start", "beginning")
                  if before[name] != now[name]]  # fmt: skip
         if other:
             raise InvalidRecipe(

@@ -112,3 +112,18 @@ def test_several_processes_train_both_parts(folder: Path) -> None:
     for seen, expected in zip(ours["observations"], theirs["observations"], strict=True):
         assert seen["step"] == expected["step"]
         assert seen["losses_nats"] == pytest.approx(expected["losses_nats"], abs=1e-5)
+
+
+def test_batches_of_both_parts_are_those_that_the_run_consumed(folder: Path) -> None:
+    told = json.loads(train(folder, "--json").stdout)
+    corpus = str(folder / "corpus")
+    found: dict[str, int] = {}
+    for part in (folder / "run" / "small", folder / "run"):
+        shown = CliRunner().invoke(
+            app, ["batches", "consumed", corpus, "--run", str(part), "--json"]
+        )
+        for name, one in json.loads(shown.stdout)["domains"].items():
+            found[name] = found.get(name, 0) + one["tokens"]
+            assert one["planned_tokens"] == pytest.approx(one["tokens"], abs=3 * 128)
+    consumed = [part["tokens"] for part in told["consumed"]]
+    assert found == {name: sum(one[name] for one in consumed) for name in found}
