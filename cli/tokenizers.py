@@ -19,6 +19,7 @@ from mixlab.compressing import (
     TextSize,
     check_model,
     check_own,
+    check_vocabulary,
     compress,
     compress_model,
     open_model,
@@ -114,6 +115,7 @@ def compress_tokenizer(
     if out.exists():
         raise AlreadyExists(f"{out} is there already; name another file, or delete it.")
     model = _model(weights, weights_out, opened, tokenizer)
+    check_vocabulary(tokenizer, vocabulary)
     made = compress(tokenizer, _shares(opened, wanted), vocabulary)
     before = text_sizes(opened, tokenizer, most_tokens=MEASURED_TOKENS)
     after = text_sizes(opened, tokenizer, encoded_by=made.tokenizer, most_tokens=MEASURED_TOKENS)

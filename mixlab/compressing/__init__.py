@@ -11,7 +11,7 @@ suggesting.py). What a vocabulary is worth tells the loss in bits per byte (text
 
 from mixlab.compressing.compression import Compressed, compress
 from mixlab.compressing.counting import shares_at, token_counts
-from mixlab.compressing.ranking import Ranking, rank
+from mixlab.compressing.ranking import Ranking, check_vocabulary, rank
 from mixlab.compressing.suggesting import Suggestion, suggested, tables_share
 from mixlab.compressing.text import TextSize, bits_per_byte, check_own, text_sizes
 from mixlab.compressing.weights import (
@@ -31,6 +31,7 @@ __all__ = [
     "bits_per_byte",
     "check_model",
     "check_own",
+    "check_vocabulary",
     "compress",
     "compress_model",
     "compress_weights",

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from mixlab.corpora.shards import TokenisedCorpus
+from mixlab.corpora.shards import Shard, TokenisedCorpus
 from mixlab.errors import EmptyDomain, TruncatedFile
 from mixlab.mixture import Array, Mixture
 
@@ -31,12 +31,13 @@ def token_counts(
     is damaged or holds an id beyond the vocabulary.
     """
     names = corpus.domains if domains is None else tuple(domains)
-    return {name: _counts(corpus, name, split) for name in names}
+    shards = {name: corpus.shards(name, split) for name in names}
+    return {name: _counts(corpus.vocabulary, own) for name, own in shards.items()}
 
 
-def _counts(corpus: TokenisedCorpus, domain: str, split: str) -> Counts:
-    counts = np.zeros(corpus.vocabulary, np.int64)
-    for shard in corpus.shards(domain, split):
+def _counts(vocabulary: int, shards: Iterable[Shard]) -> Counts:
+    counts = np.zeros(vocabulary, np.int64)
+    for shard in shards:
         tokens = shard.tokens()
         for start in range(0, len(tokens), CHUNK_TOKENS):
             found = np.bincount(tokens[start : start + CHUNK_TOKENS], minlength=len(counts))

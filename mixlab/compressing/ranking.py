@@ -38,7 +38,7 @@ class Ranking:
 
     def coverage(self, vocabulary: int) -> float:
         """The share of the corpus's tokens that are among the first so many."""
-        self.check(vocabulary)
+        _check_size(vocabulary, self.fixed, self.size)
         return float(self.covered[vocabulary - 1])
 
     def least(self, coverage: float) -> int:
@@ -48,17 +48,22 @@ class Ranking:
 
     def kept(self, vocabulary: int) -> Ids:
         """Ids of the first so many tokens, ascending."""
-        self.check(vocabulary)
+        _check_size(vocabulary, self.fixed, self.size)
         return np.sort(self.order[:vocabulary])
 
-    def check(self, vocabulary: int) -> None:
-        """Raise InvalidCorpus where no part of the tokenizer has that size."""
-        if not self.fixed <= vocabulary <= self.size:
-            raise InvalidCorpus(
-                f"A vocabulary of {vocabulary:,} is no part of this tokenizer: {self.fixed:,} "
-                "tokens must stay (its alphabet and special tokens), and it has "
-                f"{self.size:,}; ask for a size between."
-            )
+
+def check_vocabulary(tokenizer: Tokenizer, vocabulary: int) -> None:
+    """Raise InvalidCorpus where no part of the tokenizer has that size, before any counting."""
+    pieces = pieces_of(tokenizer)
+    _check_size(vocabulary, len(pieces.fixed), len(pieces.ids))
+
+
+def _check_size(vocabulary: int, fixed: int, size: int) -> None:
+    if not fixed <= vocabulary <= size:
+        raise InvalidCorpus(
+            f"A vocabulary of {vocabulary:,} is no part of this tokenizer: {fixed:,} tokens must "
+            f"stay (its alphabet and special tokens), and it has {size:,}; ask for a size between."
+        )
 
 
 def rank(tokenizer: Tokenizer, counts: npt.ArrayLike) -> Ranking:

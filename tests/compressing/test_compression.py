@@ -160,6 +160,38 @@ def test_parts_are_those_that_merging_passes_through() -> None:
     assert kept - fixed == brute_force_parts(tokenizer, "\u0120return") - fixed
 
 
+@st.composite
+def random_bpes(draw: st.DrawFn) -> Tokenizer:
+    """Merges of any pieces in any order, several of which may give the same piece."""
+    pieces = ["a", "b", "c"]
+    merges: list[tuple[str, str]] = []
+    for _ in range(draw(st.integers(1, 14))):
+        pair = (draw(st.sampled_from(pieces)), draw(st.sampled_from(pieces)))
+        if pair not in merges and len("".join(pair)) <= 6:
+            merges.append(pair)
+            pieces = list(dict.fromkeys([*pieces, "".join(pair)]))
+    ids = {piece: i for i, piece in enumerate(draw(st.permutations(["</s>", *pieces])))}
+    return Tokenizer(models.BPE(ids, draw(st.permutations(merges))))
+
+
+@settings(deadline=None, max_examples=300)
+@given(tokenizer=random_bpes(), data=st.data())
+def test_both_truths_hold_for_merges_in_any_order(
+    tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    counts = data.draw(st.lists(st.integers(0, 9), min_size=(n := tokenizer.get_vocab_size()),
+                                max_size=n).filter(any))  # fmt: skip
+    made = compress(tokenizer, counts, data.draw(st.integers(rank(tokenizer, counts).fixed, n)))
+    kept = made.tokenizer.get_vocab()
+    words = data.draw(st.lists(st.text("abc", min_size=1, max_size=9), min_size=20, max_size=20))
+    for word in [*words, *(piece for piece in kept if piece != "</s>")]:
+        before = tokenizer.encode(word).tokens
+        after = made.tokenizer.encode(word).tokens
+        assert "".join(after) == word
+        if set(before) <= set(kept):
+            assert after == before
+
+
 def test_sizes_are_nested_and_coverage_grows() -> None:
     tokenizer = byte_level()
     counts = some_counts(tokenizer, 7)
