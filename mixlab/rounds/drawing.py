@@ -18,14 +18,13 @@ Kool et al., arXiv 1903.06059.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from mixlab.errors import InvalidRecipe
+from mixlab.rounds.plan import Unit, check_share, check_unit
 from mixlab.rounds.scores import Integers, Scores
-
-Unit = Literal["sequence", "batch"]
 
 
 @dataclass(frozen=True)
@@ -52,21 +51,6 @@ class Draw:
             "loss_read_nats": self.loss_read_nats,
             "loss_drawn_nats": self.loss_drawn_nats,
         }
-
-
-def check_share(share: float) -> None:
-    """Raise InvalidRecipe for a share that draws nothing or everything."""
-    if not 0 < share < 1:
-        raise InvalidRecipe(
-            f"A round draws a share above 0 and below 1 of what was read, not {share}; 0.5 is "
-            "what PanGu-pi Pro recommends. For everything once more, train for longer."
-        )
-
-
-def check_unit(unit: str) -> None:
-    """Raise InvalidRecipe for a unit that there isn't."""
-    if unit not in get_args(Unit):
-        raise InvalidRecipe(f"A round draws by sequence or by batch, not by {unit!r}.")
 
 
 def draw(

@@ -1,11 +1,13 @@
-"""How many rounds, and how long each is. Without torch, since requests are checked with it."""
+"""How many rounds, and how long each is. Light, since the API checks requests with it."""
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from mixlab.errors import InvalidRecipe
 from mixlab.recipes import Recipe
 from mixlab.recipes.shape import whole
-from mixlab.rounds.drawing import Unit, check_share, check_unit
+
+Unit = Literal["sequence", "batch"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,18 @@ class Rounds:
             recipe.lasting(recipe.steps - (self.count - 1) * later),
             *[again] * (self.count - 1),
         )
+
+
+def check_share(share: float) -> None:
+    """Raise InvalidRecipe for a share that draws nothing or everything."""
+    if not 0 < share < 1:
+        raise InvalidRecipe(
+            f"A round draws a share above 0 and below 1 of what was read, not {share}; 0.5 is "
+            "what PanGu-pi Pro recommends. For everything once more, train for longer."
+        )
+
+
+def check_unit(unit: str) -> None:
+    """Raise InvalidRecipe for a unit that there isn't."""
+    if unit not in get_args(Unit):
+        raise InvalidRecipe(f"A round draws by sequence or by batch, not by {unit!r}.")

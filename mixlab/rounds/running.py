@@ -198,7 +198,7 @@ def _problems(spec: RunSpec) -> Iterator[str]:
         yield "keeps no milestones; leave them out."
 
 
-def told_of(folder: Path) -> dict[str, Any]:
+def drawn_for(folder: Path) -> dict[str, Any]:
     """What was drawn for each later round of a run's folder: shares before and after, and drift."""
     asked = read_json(folder / ASKED)
     count = int(asked["rounds"]["count"])

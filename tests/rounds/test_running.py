@@ -13,7 +13,7 @@ from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import InvalidRecipe
 from mixlab.mixture import Mixture
 from mixlab.rounds.plan import Rounds
-from mixlab.rounds.running import run_rounds, told_of
+from mixlab.rounds.running import drawn_for, run_rounds
 from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training.beginning import Beginning
 from mixlab.training.events import Event
@@ -68,7 +68,7 @@ def test_two_rounds_are_told_as_one_run(spec: RunSpec) -> None:
     steps = [one["step"] for one in told if one["event"] == "progress"]
     assert steps == sorted(steps)
     # The mixture is kept: 0.7 and 0.3 of 16 updates of 8 sequences, within one sequence.
-    drawn = told_of(spec.folder)["round 2"]
+    drawn = drawn_for(spec.folder)["round 2"]
     assert drawn["drift"] < 0.01
     later = [one["tokens"]["counting"] for one in last["consumed"] if one["from_step"] >= 32]
     assert sum(later) == pytest.approx(0.7 * 16 * 256, abs=32)
