@@ -40,11 +40,11 @@ def magnitude(decoder: Decoder, importance: Literal["l1", "l2"]) -> Scores:
     def measured(name: str) -> Tensor:
         weight: Tensor = weights[name]
         if weight.ndim == 1:
-            return torch.zeros_like(weight).cpu()
+            return torch.zeros_like(weight)
         gain = _GAIN_OF.get(name.rpartition(".")[0].split(".", 2)[-1])
         if gain is not None:
             weight = weight * weights[name.replace(f"{gain[0]}.weight", f"{gain[1]}.weight")]
-        return measure(weight).cpu()
+        return measure(weight)
 
     return scores_of(measured, decoder.shape)
 
@@ -85,7 +85,7 @@ def taylor(decoder: Decoder, tokens: Tensor, layers: Sequence[int]) -> Scores:
 def _first_order(
     weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], name: str
 ) -> Tensor:
-    return (weights[name].detach() * gradients[name]).abs().cpu()
+    return (weights[name].detach() * gradients[name]).abs()
 
 
 def check_gradients(gradients: Mapping[str, Tensor], layers: Sequence[int]) -> None:

@@ -93,7 +93,9 @@ def scores_of(measured: Callable[[str], Tensor], shape: Architecture) -> Scores:
         heads.append(q + output.sum(0).view(shape.heads, -1).sum(1))
         kv_heads.append(k + v)
         ffn.append(gate_up.sum(1).view(2, -1).sum(0) + down.sum(0))
-    return Scores(width, torch.stack(heads), torch.stack(kv_heads), torch.stack(ffn))
+    # Sums alone leave the device.
+    rows_of = [torch.stack(one).cpu() for one in (heads, kv_heads, ffn)]
+    return Scores(width.cpu(), *rows_of)
 
 
 def chosen(scores: Scores, shape: Architecture) -> Choice:
