@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from cli.errors import CommandFailed
-from cli.growing import growth_of
+from cli.methods import growth_of, rounds_of
 from cli.mixtures import schedule
 from cli.training_output import Bar, Emit, Event, show
 from mixlab.errors import InvalidRecipe, MissingFile
@@ -26,11 +26,12 @@ from mixlab.recipes import recipe as recipe_named
 
 if TYPE_CHECKING:
     from mixlab.growing.running import Growth
+    from mixlab.rounds.plan import Rounds
     from mixlab.training.branches import Branch
     from mixlab.training.spec import RunSpec
 
 SPEC = "spec.json"
-GROWTH = "growth.json"  # of a grown run
+IN_PARTS = {"growth.json": "that grows", "rounds.json": "in rounds"}
 LOG = "torchrun.log"
 GRACE_SECONDS = 90.0  # for the checkpoint of processes that are stopped
 PORT = 29_500
@@ -77,6 +78,21 @@ GrowAt = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens before that; by the published rule where none are given."),
 ]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option("--rounds", help="Train in so many rounds, the later on what is still hard: 2."),
+]
+RoundShare = Annotated[
+    float | None,
+    typer.Option(help="Of what the first round read, drawn for each later one; 0.5."),
+]
+FreeProportions = Annotated[
+    bool, typer.Option("--free-proportions", help="Let domains that are hard gain by the draw.")
+]
+BeginWith = Annotated[
+    Path | None,
+    typer.Option(metavar="WEIGHTS", help="Begin with a file's weights, such as an heir's."),
+]
 Processes = Annotated[
     int | None, typer.Option(min=1, help="Here, by torchrun. Without it: one per GPU, or one.")
 ]
@@ -106,6 +122,10 @@ def train(
     decay_steps: DecaySteps = None,
     grow: Grow = None,
     grow_at: GrowAt = None,
+    rounds: RoundsOption = None,
+    round_share: RoundShare = None,
+    free_proportions: FreeProportions = False,
+    begin_with: BeginWith = None,
     processes: Processes = None,
     hosts: Hosts = 1,
     sharding: Sharding = "auto",
@@ -117,6 +137,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe on a mixture. Ctrl-C makes a checkpoint; the same command goes on from it."""
+    from mixlab.training.beginning import Beginning
     from mixlab.training.launching import visible_gpus
 
     spec = _numbers(corpus, recipe, mixture, seed, steps, branch_from, decay_steps, out)
@@ -130,8 +151,11 @@ def train(
         milestones=tuple(milestone or ()),
         trackers=tuple(tracker or ()),
     )
+    if begin_with is not None:
+        spec = replace(spec, beginning=Beginning(begin_with.absolute()))
+    in_rounds = rounds_of(rounds, round_share, free_proportions, grow, hosts)
     growth = growth_of(spec, grow, grow_at, hosts)
-    if growth is None:
+    if growth is None and in_rounds is None:
         _write(spec)
     processes = processes or max(1, visible_gpus())
     if hosts > 1:
@@ -139,7 +163,7 @@ def train(
         return
     console = Console(stderr=True)
     with stopping(console) as stop, Bar(console, spec.recipe.name) as bar:
-        ended = _trained(spec, growth, processes, bar, stop)
+        ended = _trained(spec, growth, in_rounds, processes, bar, stop)
     show(spec.folder, ended, as_json)
 
 
@@ -202,11 +226,12 @@ def _write(spec: "RunSpec") -> None:
     from mixlab.training.spec import RunSpec
 
     path = spec.folder / SPEC
-    if (spec.folder / GROWTH).exists():
-        raise InvalidRecipe(
-            f"{spec.folder} holds a run that grows; go on with its --grow and --grow-at, or give "
-            "this one its own folder with --out."
-        )
+    for name, how in IN_PARTS.items():
+        if (spec.folder / name).exists():
+            raise InvalidRecipe(
+                f"{spec.folder} holds a run {how}; go on with its own options, or give this one "
+                "its own folder with --out."
+            )
     # Without a checkpoint nothing is lost: the command before may have been a slip.
     if path.exists() and (spec.folder / "checkpoints").exists():
         before, now = RunSpec.read(path).to_dict(), spec.to_dict()
@@ -254,17 +279,25 @@ def stopping(console: Console) -> Iterator[Callable[[], bool]]:
 
 
 def _trained(
-    spec: "RunSpec", growth: "Growth | None", processes: int, emit: Emit, stop: Callable[[], bool]
+    spec: "RunSpec",
+    growth: "Growth | None",
+    rounds: "Rounds | None",
+    processes: int,
+    emit: Emit,
+    stop: Callable[[], bool],
 ) -> Event:
-    """Train the run, grown or not; the last event."""
-    if growth is None:
-        return _run(spec, processes, emit, stop)
+    """Train the run, in one part or several; the last event."""
     from mixlab.growing.running import run_grown
+    from mixlab.rounds.running import run_rounds
 
-    return run_grown(
-        spec, growth, emit=emit, stop=stop, processes=processes,
-        run=lambda part, tell, stop: _run(part, processes, tell, stop),
-    )  # fmt: skip
+    def part(spec: "RunSpec", tell: Emit, stop: Callable[[], bool]) -> Event:
+        return _run(spec, processes, tell, stop)
+
+    if growth is not None:
+        return run_grown(spec, growth, emit=emit, stop=stop, run=part, processes=processes)
+    if rounds is not None:
+        return run_rounds(spec, rounds, emit=emit, stop=stop, run=part)
+    return part(spec, emit, stop)
 
 
 def _run(spec: "RunSpec", processes: int, emit: Emit, stop: Callable[[], bool]) -> Event:

@@ -45,7 +45,7 @@ class Bar:
                 self._task, completed=event["step"], total=event["steps"], told=pace_of(event)
             )
         elif event["event"] == "stage":
-            self._progress.console.print(STAGES[event["stage"]])
+            self._progress.console.print(STAGES.get(event["stage"], event["stage"]))
         elif event["event"] == "observation":
             losses = event["losses_nats"].items()
             shown = ", ".join(f"{escape(name)} {loss:.4f}" for name, loss in losses)

@@ -14,11 +14,11 @@ consumed count from the small run's first update; each event says its stage, "sm
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from mixlab.corpora.files import read_json, write_json
 from mixlab.corpora.sampling import Sampler
@@ -32,6 +32,7 @@ from mixlab.training.checkpoints.folders import locked
 from mixlab.training.checkpoints.keeping import FOLDER
 from mixlab.training.data import check_vocabulary, last_step, sampler_of
 from mixlab.training.events import Emit, Event
+from mixlab.training.parts import Parts
 from mixlab.training.running import check_room, run_spec
 from mixlab.training.spec import RunSpec
 from mixlab.training.weights import WEIGHTS
@@ -190,25 +191,23 @@ class _Parts:
 
     def train(self, emit: Emit, stop: Stop, run: Run) -> Event:
         """Both runs and the growth between them, as far as they are not done."""
-        small = self._small_ended(emit, stop, run)
-        stopped = {**small, "event": "stopped", "stage": "small"}
+        parts = Parts(self.small_recipe.steps + self.large_recipe.steps)
+        small = self._small_ended(parts, emit, stop, run)
         if small["event"] == "stopped":
-            emit(stopped)
-            return stopped
+            return _told(parts.ended(small, "small"), emit)
+        parts.over(small, self.small_recipe.tokens, "small")
         emit({"event": "stage", "stage": "growth"})
         self._grow()
         if stop():
-            emit(stopped)
-            return stopped
+            return _told({**small, "event": "stopped", "stage": "small"}, emit)
         emit({"event": "stage", "stage": "large"})
-        both = _Both(self, small)
         large = self.large
         large.write(large.folder / SPEC)
-        ended = both.of_large(run(large, lambda told: both.tell(told, emit), stop))
-        emit(ended)
-        return ended
+        ended = run(large, lambda told: parts.tell(told, emit, "large"), stop)
+        grown_at = {"step": self.small_recipe.steps, "tokens": self.small_recipe.tokens}
+        return _told({**parts.ended(ended, "large"), "grown_at": grown_at}, emit)
 
-    def _small_ended(self, emit: Emit, stop: Stop, run: Run) -> Event:
+    def _small_ended(self, parts: Parts, emit: Emit, stop: Stop, run: Run) -> Event:
         """The small run's last event, of now or of an attempt before."""
         spec = self.small
         file = spec.folder / ENDED
@@ -216,14 +215,7 @@ class _Parts:
             return read_json(file)
         emit({"event": "stage", "stage": "small"})
         spec.write(spec.folder / SPEC)
-        steps = self.small_recipe.steps + self.large_recipe.steps
-
-        def tell(told: Event) -> None:
-            if told["event"] in ("progress", "observation"):
-                of_all = {"steps": steps} if told["event"] == "progress" else {}
-                emit({**told, **of_all, "stage": "small"})
-
-        ended = run(spec, tell, stop)
+        ended = run(spec, lambda told: parts.tell(told, emit, "small"), stop)
         if ended["event"] == "ended":
             write_json(file, ended)
         return ended
@@ -238,49 +230,6 @@ class _Parts:
             grow(folder / SMALL / WEIGHTS, folder / GROWN, growth.factor, growth.operator)
 
 
-class _Both:
-    """The large run's events, told as those of one run with the small one."""
-
-    def __init__(self, parts: _Parts, small: Event) -> None:
-        self.small = small
-        self.steps, self.tokens = parts.small_recipe.steps, parts.small_recipe.tokens
-
-    def tell(self, event: Event, emit: Emit) -> None:
-        """Hand on what the large run says while it goes."""
-        if event["event"] == "progress":
-            moved = {name: event[name] + self.steps for name in ("step", "steps")}
-            emit({**event, **moved, "tokens": event["tokens"] + self.tokens, "stage": "large"})
-        elif event["event"] == "observation":
-            emit({**self._later(event), "stage": "large"})
-
-    def of_large(self, ended: Event) -> Event:
-        """The large run's last event, with what the small one measured and read before its own."""
-        if "observations" not in ended:  # processes that ended without a word
-            return {**ended, "stage": "large"}
-        small = self.small
-        return {
-            **ended,
-            "stage": "large",
-            "step": ended["step"] + self.steps,
-            "seconds": ended["seconds"] + small["seconds"],
-            "peak_memory_bytes": max(ended["peak_memory_bytes"], small["peak_memory_bytes"]),
-            "observations": [*small["observations"], *map(self._later, ended["observations"])],
-            "consumed": [*small["consumed"], *self._consumed(ended["consumed"])],
-            "skipped": [
-                *small["skipped"],
-                *({**one, "step": one["step"] + self.steps} for one in ended["skipped"]),
-            ],
-            "grown_at": {"step": self.steps, "tokens": self.tokens},
-        }
-
-    def _later(self, seen: Event) -> dict[str, Any]:
-        return {**seen, "step": seen["step"] + self.steps, "tokens": seen["tokens"] + self.tokens}
-
-    def _consumed(self, ranges: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        for one in ranges:
-            yield {
-                **one,
-                "from_step": one["from_step"] + self.steps,
-                "to_step": one["to_step"] + self.steps,
-                "skipped": [step + self.steps for step in one["skipped"]],
-            }
+def _told(event: Event, emit: Emit) -> Event:
+    emit(event)
+    return event

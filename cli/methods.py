@@ -1,5 +1,6 @@
-"""`mixlab train --grow`: how a run grows, from its options."""
+"""`mixlab train --grow` and `--rounds`: how a run is trained in parts, from its options."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -8,6 +9,7 @@ from mixlab.growing.planning import factor_for, plan
 
 if TYPE_CHECKING:
     from mixlab.growing.running import Growth
+    from mixlab.rounds.plan import Rounds
     from mixlab.training.spec import RunSpec
 
 AUTO = "auto"
@@ -44,3 +46,34 @@ def growth_of(
     factor = factor_for(shape.layers, None if grow == AUTO else int(grow))
     tokens = plan(shape.parameters, spec.recipe.tokens).tokens if grow_at is None else grow_at
     return Growth(factor, tokens)
+
+
+def rounds_of(
+    rounds: int | None, share: float | None, free_proportions: bool, grow: str | None, hosts: int
+) -> "Rounds | None":
+    """The run's rounds; None where it has one.
+
+    Raises BadParameter for options that don't go together, and InvalidRecipe for numbers that are
+    none.
+    """
+    from mixlab.rounds.plan import Rounds
+
+    if rounds is None:
+        if share is not None or free_proportions:
+            raise typer.BadParameter(
+                "needs --rounds",
+                param_hint="--free-proportions" if share is None else "--round-share",
+            )
+        return None
+    if grow is not None:
+        raise typer.BadParameter(
+            "rounds and growth both say what the first updates train; leave out one of them",
+            param_hint="--rounds",
+        )
+    if hosts > 1:
+        raise typer.BadParameter(
+            "rounds are runs after one another, which only one host starts by itself",
+            param_hint="--hosts",
+        )
+    found = Rounds(rounds, keep_proportions=not free_proportions)
+    return found if share is None else replace(found, share=share)
