@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from cli.mixtures import schedule
 from cli.showing import print_lines, table
+from mixlab.corpora.drawn import DRAWN_FILE, DRAWN_FROM, DrawnCorpus, DrawnSet
 from mixlab.corpora.placements import Piece, Placement
 from mixlab.corpora.sampling import Sampler
 from mixlab.corpora.shards import TokenisedCorpus
@@ -55,10 +56,15 @@ class _Run:
     schedule: MixtureSchedule
     seed: int
     corpus: str | None
+    first_token: int = 0  # of the stream, where the run began with another's weights
+    drawn: Path | None = None  # the drawn set that alone it reads
 
     def sampler(self, folder: Path) -> Sampler:
         """Its batches. Raises InvalidCorpus where the run was trained on other text."""
-        found = TokenisedCorpus.open(folder)
+        found: TokenisedCorpus | DrawnCorpus = TokenisedCorpus.open(folder)
+        if isinstance(found, TokenisedCorpus) and self.drawn is not None:
+            context = self.recipe.architecture.context
+            found = DrawnCorpus(found, DrawnSet.read(self.drawn), context=context)
         if self.corpus not in (None, found.fingerprint):
             raise InvalidCorpus(
                 f"The run was trained on the corpus {self.corpus}, and {folder} is "
@@ -71,6 +77,7 @@ class _Run:
             batch_sequences=self.recipe.batch_sequences,
             batch_stages=self.recipe.batch_stages,
             seed=self.seed,
+            first_token=self.first_token,
         )
 
 
@@ -124,11 +131,12 @@ def consumed(
     named = _run(mixture, recipe_name, seed, run)
     sampler, count = named.sampler(corpus), steps or named.recipe.steps
     epochs, size = sampler.epochs(0, count), sampler.epoch_tokens
-    planned = named.schedule.planned(sampler.tokens_before(count))
+    end = sampler.first_token + sampler.tokens_before(count)
+    before, planned = (named.schedule.planned(at) for at in (sampler.first_token, end))
     domains = {
         name: {
             "tokens": tokens,
-            "planned_tokens": planned[name],
+            "planned_tokens": planned[name] - before[name],
             "times_read": tokens / size[name],
             "epochs": epochs[name],
         }
@@ -166,6 +174,8 @@ def _run_in(folder: Path) -> _Run:
             MixtureSchedule.from_dict(identity["mixture"]),
             int(identity["seed"]),
             str(identity["corpus"]),
+            int(identity.get("beginning", {}).get("tokens", 0)),
+            folder / DRAWN_FILE if DRAWN_FROM in identity["corpus"] else None,
         )
     except (ValueError, KeyError, TypeError, InvalidRecipe) as problem:
         raise TruncatedFile(

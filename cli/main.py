@@ -23,6 +23,7 @@ from cli import (
     recipes,
     remote,
     table,
+    tokenizers,
     training,
 )
 from cli.errors import CommandFailed
@@ -67,6 +68,7 @@ _add_service()
 app.add_typer(jobs.app, name="jobs", rich_help_panel=SERVICE)
 corpora.app.command("add")(remote.corpora_add)
 app.add_typer(corpora.app, name="corpora", rich_help_panel=TEXT)
+app.add_typer(tokenizers.app, name="tokenizer", rich_help_panel=TEXT)
 app.command(rich_help_panel=TEXT)(remote.entropy)
 app.command(rich_help_panel=TABLE)(table.fit)
 app.command(rich_help_panel=TABLE)(table.solve)

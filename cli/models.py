@@ -1,5 +1,7 @@
-"""`mixlab model`: trained weights as Hugging Face folders, and such folders as weights."""
+"""`mixlab model`: trained weights as Hugging Face folders, such folders as weights, and smaller
+models that inherit from either."""
 
+import json
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,16 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cli.showing import print_lines
+from cli.mixtures import schedule
+from cli.showing import print_lines, table
+from mixlab.corpora.drawn import DRAWN_FROM
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import InvalidCorpus, MissingExtra, MissingFile
+from mixlab.recipes import recipe as recipe_named
 
 if TYPE_CHECKING:
+    from mixlab.inheriting import Inheritance
     from mixlab.training.huggingface import TrainedModel
 
 app = typer.Typer(
     name="model",
-    help="Trained models: to a folder that transformers loads, and from one.",
+    help="Trained models: to a folder that transformers loads, from one, and into smaller ones.",
     no_args_is_help=True,
 )
 TOKENIZER = "tokenizer.json"
@@ -76,6 +82,84 @@ def import_model(
     _told(out, shape.parameters, [sizes, "tied head" if shape.tied_head else "own head"])
 
 
+class Criterion(StrEnum):
+    """How the importance of neurons, heads and dimensions is measured."""
+
+    l1 = "l1"
+    l2 = "l2"
+    taylor = "taylor"
+    masks = "masks"
+
+
+@app.command("inherit")
+def inherit_model(
+    donor: Annotated[
+        Path, typer.Argument(metavar="DONOR", help="Folder of a finished run, or of a Llama.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    recipe: Annotated[str, typer.Option(help="The smaller model's; `mixlab recipe list`.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of a corpus in the donor's tokens.")],
+    mixture: Annotated[
+        str, typer.Option(metavar="FILE|JSON|DOMAIN=SHARE,...", help="What to calibrate on.")
+    ],
+    importance: Annotated[
+        Criterion, typer.Option(help="Of neurons, heads and dimensions.")
+    ] = Criterion.taylor,
+    sequences: Annotated[int, typer.Option(min=1, help="Of the calibration.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the calibration's sequences.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report.")] = False,
+) -> None:
+    """Cut a smaller model out of a larger one: what the loss misses least goes.
+
+    OUT gets weights.safetensors to begin a run with, and inheritance.json with what was kept.
+    """
+    _check_installed()
+    from mixlab.inheriting import (
+        calibration,
+        check_heir,
+        check_tokens_mean_the_same,
+        inherit,
+        read_donor,
+    )
+
+    shares, opened = schedule(mixture), TokenisedCorpus.open(corpus)
+    shape = recipe_named(recipe).for_vocabulary(opened.vocabulary).architecture
+    given = read_donor(donor)
+    check_heir(given.architecture, shape)
+    told = check_tokens_mean_the_same(given, opened)
+    context = min(shape.context, given.architecture.context)
+    tokens = calibration(opened, shares, context=context, sequences=sequences, seed=seed)
+    found = inherit(given, shape, tokens, importance=importance.value, out=out)
+    if as_json:
+        typer.echo(json.dumps(found.report, indent=2))
+        return
+    _show_heir(found, out, checked=told)
+
+
+def _show_heir(found: "Inheritance", out: Path, *, checked: bool) -> None:
+    """Each layer that stayed, and the losses on the calibration."""
+    report, console = found.report, Console()
+    sensitivity = report["layers"]["sensitivity_nats"]
+    shown = table("", "donor's layer", "missed by", "heads", "key/value heads", "neurons")
+    for block in report["blocks"]:
+        missed = sensitivity[block["donor_layer"]]
+        shown.add_row(
+            str(block["donor_layer"]),
+            "protected" if missed is None else f"{missed:.4f} nats",
+            *(str(len(block[kind])) for kind in ("heads", "kv_heads", "ffn")),
+        )
+    console.print(shown)
+    losses = report["loss_nats"]
+    steps = (("donor", "the donor"), ("without_layers", "without layers"), ("heir", "the heir"))
+    told = ", ".join(f"{words} {losses[key]:.4f}" for key, words in steps)
+    lines = [f"nats per token on the calibration, before any training: {told}"]
+    if not checked:
+        lines.append("that the corpus has the donor's tokens could not be checked: no tokenizer")
+    print_lines(console, lines)
+    dropped = len(report["layers"]["dropped"])
+    _told(out, found.architecture.parameters, [f"{dropped} layers left out"])
+
+
 def _tokenizer(given: Path | None, model: "TrainedModel") -> Path:
     """The tokenizer's file; of a corpus only if the run was trained on it."""
     if given is None and model.tokenizer is not None:
@@ -89,7 +173,7 @@ def _tokenizer(given: Path | None, model: "TrainedModel") -> Path:
     if corpus.is_file():
         return corpus
     found = TokenisedCorpus.open(corpus).fingerprint
-    if model.corpus is not None and found != model.corpus:
+    if model.corpus is not None and found != model.corpus.partition(DRAWN_FROM)[0]:
         raise InvalidCorpus(
             f"The run was trained on another corpus than {corpus} has now (fingerprint "
             f"{model.corpus[:12]}, not {found[:12]}), whose tokens may mean something else; name "

@@ -18,16 +18,20 @@ import typer
 from rich.console import Console
 
 from cli.errors import CommandFailed
+from cli.methods import growth_of, rounds_of
 from cli.mixtures import schedule
-from cli.training_output import Bar, Event, show
+from cli.training_output import Bar, Emit, Event, show
 from mixlab.errors import InvalidRecipe, MissingFile
 from mixlab.recipes import recipe as recipe_named
 
 if TYPE_CHECKING:
+    from mixlab.growing.running import Growth
+    from mixlab.rounds.plan import Rounds
     from mixlab.training.branches import Branch
     from mixlab.training.spec import RunSpec
 
 SPEC = "spec.json"
+IN_PARTS = {"growth.json": "that grows", "rounds.json": "in rounds"}
 LOG = "torchrun.log"
 GRACE_SECONDS = 90.0  # for the checkpoint of processes that are stopped
 PORT = 29_500
@@ -63,6 +67,32 @@ BranchFrom = Annotated[
 DecaySteps = Annotated[
     int | None, typer.Option(min=1, help="Let the branch's rate fall over so many updates.")
 ]
+Grow = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTOR|auto",
+        help="Train a model of so many times fewer layers first, and stack it: 4, or what divides.",
+    ),
+]
+GrowAt = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens before that; by the published rule where none are given."),
+]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option("--rounds", help="Train in so many rounds, the later on what is still hard: 2."),
+]
+RoundShare = Annotated[
+    float | None,
+    typer.Option(help="Of what the first round read, drawn for each later one; 0.5."),
+]
+FreeProportions = Annotated[
+    bool, typer.Option("--free-proportions", help="Let domains that are hard gain by the draw.")
+]
+BeginWith = Annotated[
+    Path | None,
+    typer.Option(metavar="WEIGHTS", help="Begin with a file's weights, such as an heir's."),
+]
 Processes = Annotated[
     int | None, typer.Option(min=1, help="Here, by torchrun. Without it: one per GPU, or one.")
 ]
@@ -90,6 +120,12 @@ def train(
     max_epochs: MaxEpochs = None,
     branch_from: BranchFrom = None,
     decay_steps: DecaySteps = None,
+    grow: Grow = None,
+    grow_at: GrowAt = None,
+    rounds: RoundsOption = None,
+    round_share: RoundShare = None,
+    free_proportions: FreeProportions = False,
+    begin_with: BeginWith = None,
     processes: Processes = None,
     hosts: Hosts = 1,
     sharding: Sharding = "auto",
@@ -101,6 +137,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe on a mixture. Ctrl-C makes a checkpoint; the same command goes on from it."""
+    from mixlab.training.beginning import Beginning
     from mixlab.training.launching import visible_gpus
 
     spec = _numbers(corpus, recipe, mixture, seed, steps, branch_from, decay_steps, out)
@@ -114,14 +151,19 @@ def train(
         milestones=tuple(milestone or ()),
         trackers=tuple(tracker or ()),
     )
-    path = _written(spec)
+    if begin_with is not None:
+        spec = replace(spec, beginning=Beginning(begin_with.absolute()))
+    in_rounds = rounds_of(rounds, round_share, free_proportions, grow, hosts)
+    growth = growth_of(spec, grow, grow_at, hosts)
+    if growth is None and in_rounds is None:
+        _write(spec)
     processes = processes or max(1, visible_gpus())
     if hosts > 1:
-        _tell_hosts(path, hosts, processes)
+        _tell_hosts(spec.folder / SPEC, hosts, processes)
         return
     console = Console(stderr=True)
     with stopping(console) as stop, Bar(console, spec.recipe.name) as bar:
-        ended = _run(spec, path, processes, bar, stop)
+        ended = _trained(spec, growth, in_rounds, processes, bar, stop)
     show(spec.folder, ended, as_json)
 
 
@@ -179,15 +221,21 @@ def _trunk(given: str, decay_steps: int | None) -> "tuple[RunSpec, Branch]":
     return spec, Branch(spec.folder, int(step), decay_steps)
 
 
-def _written(spec: "RunSpec") -> Path:
-    """The spec in the run's folder. Raises InvalidRecipe where another run's is there."""
+def _write(spec: "RunSpec") -> None:
+    """Write the spec into the run's folder. Raises InvalidRecipe where another run's is there."""
     from mixlab.training.spec import RunSpec
 
     path = spec.folder / SPEC
+    for name, how in IN_PARTS.items():
+        if (spec.folder / name).exists():
+            raise InvalidRecipe(
+                f"{spec.folder} holds a run {how}; go on with its own options, or give this one "
+                "its own folder with --out."
+            )
     # Without a checkpoint nothing is lost: the command before may have been a slip.
     if path.exists() and (spec.folder / "checkpoints").exists():
         before, now = RunSpec.read(path).to_dict(), spec.to_dict()
-        other = [name for name in ("corpus", "recipe", "schedule", "seed", "start")
+        other = [name for name in ("corpus", "recipe", "schedule", "seed", "start", "beginning")
                  if before[name] != now[name]]  # fmt: skip
         if other:
             raise InvalidRecipe(
@@ -196,7 +244,7 @@ def _written(spec: "RunSpec") -> Path:
             )
     if not spec.corpus.is_dir():
         raise MissingFile(f"There is no folder {spec.corpus} of a tokenised corpus.")
-    return spec.write(path)
+    spec.write(path)
 
 
 def _tell_hosts(path: Path, hosts: int, processes: int) -> None:
@@ -230,8 +278,30 @@ def stopping(console: Console) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _run(spec: "RunSpec", path: Path, processes: int, emit: Bar, stop: Callable[[], bool]) -> Event:
-    """Train here or in several processes; the last event."""
+def _trained(
+    spec: "RunSpec",
+    growth: "Growth | None",
+    rounds: "Rounds | None",
+    processes: int,
+    emit: Emit,
+    stop: Callable[[], bool],
+) -> Event:
+    """Train the run, in one part or several; the last event."""
+    from mixlab.growing.running import run_grown
+    from mixlab.rounds.running import run_rounds
+
+    def part(spec: "RunSpec", tell: Emit, stop: Callable[[], bool]) -> Event:
+        return _run(spec, processes, tell, stop)
+
+    if growth is not None:
+        return run_grown(spec, growth, emit=emit, stop=stop, run=part, processes=processes)
+    if rounds is not None:
+        return run_rounds(spec, rounds, emit=emit, stop=stop, run=part)
+    return part(spec, emit, stop)
+
+
+def _run(spec: "RunSpec", processes: int, emit: Emit, stop: Callable[[], bool]) -> Event:
+    """Train what is written in the spec's folder, here or in several processes; the last event."""
     from mixlab.training.launching import Ranks, RanksCrashed
     from mixlab.training.running import run_spec
 
@@ -241,8 +311,8 @@ def _run(spec: "RunSpec", path: Path, processes: int, emit: Bar, stop: Callable[
     with (
         log.open("ab") as output,
         Ranks.start(
-            path, processes, grace_seconds=GRACE_SECONDS, threads=spec.threads, output=output,
-            own_session=True,
+            spec.folder / SPEC, processes, grace_seconds=GRACE_SECONDS, threads=spec.threads,
+            output=output, own_session=True,
         ) as ranks,
     ):  # fmt: skip
         try:

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,13 @@ from rich.markup import escape
 from cli.showing import print_lines, progress_bar, table
 
 Event = Mapping[str, Any]
+Emit = Callable[[Event], None]
+
+STAGES = {
+    "small": "the small model's run",
+    "growth": "its blocks are stacked",
+    "large": "the large model's run",
+}
 
 
 class Bar:
@@ -37,6 +44,8 @@ class Bar:
             self._progress.update(
                 self._task, completed=event["step"], total=event["steps"], told=pace_of(event)
             )
+        elif event["event"] == "stage":
+            self._progress.console.print(STAGES.get(event["stage"], event["stage"]))
         elif event["event"] == "observation":
             losses = event["losses_nats"].items()
             shown = ", ".join(f"{escape(name)} {loss:.4f}" for name, loss in losses)
@@ -78,6 +87,9 @@ def _lines(ended: Event) -> Iterator[str]:
         return
     if ended["note"]:
         yield ended["note"]
+    if "grown_at" in ended:
+        step, tokens = ended["grown_at"]["step"], ended["grown_at"]["tokens"]
+        yield f"grown after step {step}, {tokens:,} tokens; pace and MFU are the large model's"
     mfu = ended["mfu"]
     yield (
         f"{ended['step']} steps in {ended['seconds']:,.1f} s, "

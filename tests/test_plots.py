@@ -97,3 +97,14 @@ def test_mixtures_triangles_and_regret(found: Fit, seen: Observations) -> None:
     drawn(plots.mixtures(given, ranges={"a": (0.3, 0.6)}))
     regrets = np.array([[0.1, 0.01, 0.0], [0.2, 0.03, 0.001]])
     drawn(plots.regret_against_runs([8, 16, 32], {"random": regrets}))
+
+
+@pytest.mark.parametrize("marks", [{}, {"least": 300, "most": 700, "chosen": 700}, {"most": 0}])
+def test_what_a_vocabulary_covers(marks: dict[str, int]) -> None:
+    covered = np.linspace(0, 1, 1000) ** 0.3
+    picture = plots.vocabulary_coverage(covered, fixed=257, **marks)
+    curve = picture.axes[0].lines[0]
+    assert curve.get_xdata()[0] == 257
+    assert curve.get_xdata()[-1] == 1000
+    np.testing.assert_allclose(curve.get_ydata()[-1], 100)
+    drawn(picture)

@@ -15,6 +15,7 @@ from mixlab.recipes import (
     Flops,
     Recipe,
     proxy_tiny,
+    rate_for_batch,
     recipe,
     target_small,
     tinyllama_1b,
@@ -295,3 +296,55 @@ def test_a_shape_must_have_sizes(change: dict[str, float]) -> None:
 def test_a_recipe_widens_for_a_larger_vocabulary_only() -> None:
     assert proxy_tiny().for_vocabulary(1000) == proxy_tiny()
     assert proxy_tiny().for_vocabulary(5000).architecture.vocabulary == 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "width", "parameters"),
+    [
+        ("pangu_pi_1b_pro", 21, 1792, 1_002_270_976),
+        ("pangu_pi_1b_released", 20, 1792, 942_844_672),
+        ("pangu_pi_1_5b_pro", 22, 2048, 1_332_606_976),
+    ],
+)
+def test_pangu_pi_pros_shapes_have_their_exact_counts(
+    name: str, layers: int, width: int, parameters: int
+) -> None:
+    made = recipe(name)
+    shape = made.architecture
+    assert (shape.layers, shape.width, shape.vocabulary) == (layers, width, 48_000)
+    # Four square matrices and three of the FFN a block, two gains, both tables, the last gain.
+    block = 4 * width**2 + 3 * width * shape.ffn_width + 2 * width
+    assert shape.parameters == parameters == layers * block + 2 * 48_000 * width + width
+    assert made.betas == (0.9, 0.95)
+    assert made.final_learning_rate == pytest.approx(made.learning_rate / 10)
+    if name != "pangu_pi_1b_released":
+        assert shape.ffn_width == round(2.77 * width)
+        assert made.tokens == pytest.approx(1.6e12, rel=1e-5)
+        assert made.tokens_per_step == pytest.approx(2e6, rel=0.05)
+
+
+def test_a_rate_follows_its_batch() -> None:
+    def rate(tokens: float, exponent: float) -> float:
+        return rate_for_batch(1e-4, base_tokens=1e6, tokens=tokens, exponent=exponent)
+
+    assert rate(1e6, 0.5) == 1e-4
+    assert rate(2e6, 1.0) == pytest.approx(2e-4)  # the paper's final training
+    assert rate_for_batch(1e-4, base_tokens=1e6, tokens=2.25e6) == pytest.approx(1.5e-4)
+    assert rate(0.25e6, 0.25) == pytest.approx(1e-4 / 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokens": 4e6}, "below 4,000,000"),
+        ({"base_tokens": 0}, "1 to below"),
+        ({"tokens": float("nan")}, "a batch has nan"),
+        ({"exponent": 0.2}, "from 0.25 to 1"),
+        ({"exponent": 1.5}, "take 0.5"),
+        ({"learning_rate": 0.0}, "above 0"),
+    ],
+)
+def test_the_batchs_rule_is_refused_outside_its_range(change: dict[str, float], said: str) -> None:
+    given = {"learning_rate": 1e-4, "base_tokens": 1e6, "tokens": 2e6, **change}
+    with pytest.raises(InvalidRecipe, match=said):
+        rate_for_batch(given.pop("learning_rate"), **given)

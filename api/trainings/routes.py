@@ -10,8 +10,10 @@ from api.jobs.schemas import JobView
 from api.making import WAITS, MakingDep, MakingRoute, makes_job
 from api.mixtures.checks import checked_proportions
 from api.openapi import problems
+from api.trainings.methods import checked_methods
 from api.trainings.schemas import TrainingBody, TrainingView
 from mixlab.errors import (
+    InvalidBudget,
     InvalidMixture,
     InvalidRecipe,
     NotReady,
@@ -28,7 +30,14 @@ from mixlab.schedules import MixtureSchedule
 
 router = APIRouter(prefix="/trainings", tags=["trainings"], route_class=MakingRoute)
 
-REFUSALS = (InvalidMixture, InvalidRecipe, UnknownCorpus, UnknownMixture, UnknownRecipe)
+REFUSALS = (
+    InvalidBudget,
+    InvalidMixture,
+    InvalidRecipe,
+    UnknownCorpus,
+    UnknownMixture,
+    UnknownRecipe,
+)
 
 
 @router.post(
@@ -57,7 +66,7 @@ def get_training(training_id: Id, ledger: LedgerDep) -> TrainingView:
         run = _only_run(ledger, training_id)
     else:
         run = ledger.run(training_id)
-    return TrainingView.of(run, ledger.job(run.job_id).payload.get("schedule"))
+    return TrainingView.of(run, ledger.job(run.job_id).payload)
 
 
 def _only_run(ledger: Ledger, job_id: str) -> Run:
@@ -92,6 +101,7 @@ def checked_payload(body: TrainingBody, ledger: Ledger) -> dict[str, Any]:
         "seed": body.seed,
         "role": RunRole.FULL.value,
         "label": body.label,
+        **checked_methods(body.growth, body.rounds, chosen, schedule),
     }
 
 

@@ -1,10 +1,12 @@
 """Training runs as clients request and see them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field
 
 from api.jobs.schemas import Priority
+from api.trainings.methods import GrowthBody, RoundsBody
 from api.values import MAX_DOMAINS, MAX_TOKENS, Body, Identifier, Name, Seed, Tokens, View
 from mixlab.ledger.records import Run, RunRole
 
@@ -35,6 +37,11 @@ class TrainingBody(Body):
         json_schema_extra={
             "examples": [
                 {"mixture_id": "mix_0199f2c4", "recipe": "target_small"},
+                {
+                    "mixture_id": "mix_0199f2c4",
+                    "recipe": "target_small",
+                    "growth": {"factor": 2, "tokens": 200_000},
+                },
                 {
                     "corpus_id": "corpus_0199f2c4",
                     "proportions": {"code": 0.4, "legal": 0.6},
@@ -73,6 +80,12 @@ class TrainingBody(Body):
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = Field(
         None, description="Instead of the recipe's own number of weight updates."
     )
+    growth: GrowthBody | None = Field(
+        None, description="Train a shallow model first and stack it. Not with rounds."
+    )
+    rounds: RoundsBody | None = Field(
+        None, description="Train in rounds, on what is still hard. Not with growth."
+    )
     seed: Seed = 0
     label: Name = Field("full", description="A word for your own lists.")
     priority: Priority = Field(0, description="Of queued jobs, the highest is taken first.")
@@ -89,6 +102,8 @@ class TrainingView(View):
     mixture: dict[str, float] = Field(description="Of a schedule: what all its tokens make up.")
     schedule: dict[str, Any] | None = Field(description="Its stages; null for one mixture.")
     recipe: dict[str, Any]
+    growth: dict[str, Any] | None = Field(description="`factor` and `tokens`, if it grows.")
+    rounds: dict[str, Any] | None = Field(description="As asked for, if it is in rounds.")
     seed: int
     observations: list[dict[str, Any]] = Field(
         description="`step`, `tokens` and `losses_nats` by domain, at each evaluation."
@@ -101,8 +116,8 @@ class TrainingView(View):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, run: Run, schedule: dict[str, Any] | None) -> Self:
-        """The view of a ledger's run, and of the schedule that its job was given."""
+    def of(cls, run: Run, asked: Mapping[str, Any]) -> Self:
+        """The view of a ledger's run, and of what its job was asked for."""
         return cls(
             id=run.id,
             job_id=run.job_id,
@@ -110,8 +125,10 @@ class TrainingView(View):
             role=run.role,
             label=run.label,
             mixture=dict(run.mixture),
-            schedule=schedule,
+            schedule=asked.get("schedule"),
             recipe=dict(run.recipe),
+            growth=asked.get("growth"),
+            rounds=asked.get("rounds"),
             seed=run.seed,
             observations=[dict(observation) for observation in run.observations],
             consumed=[dict(entry) for entry in run.consumed],

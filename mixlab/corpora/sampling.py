@@ -9,6 +9,10 @@ however large the domain is. So nothing is replayed to resume a run or to audit 
 depends on a library's random stream, and readers that share a step's rows need no agreement
 but the seed.
 
+A run may begin where another has ended: with `first_token` step 0 takes the sequences after that
+many tokens of the stream. Turns, schedule, epochs and `max_epochs` are those of the whole stream;
+steps, and the tokens and domains that they consumed, are the run's own.
+
 A domain that is used up starts its next epoch. With `max_epochs` no step takes a domain beyond
 so many: a run ends before the first step that would (`last_step`), and that step is refused.
 
@@ -59,10 +63,12 @@ class Sampler:
 
     Steps are counted from 0: step s makes the weight update s + 1. A step has `batch_sequences`
     sequences, or those of the last of `batch_stages` that has begun, each (update counted from
-    1, sequences) as in a recipe. A sequence counts as `context` tokens.
+    1, sequences) as in a recipe. A sequence counts as `context` tokens. `first_token` says how
+    many tokens of the stream earlier runs have read, whole sequences.
 
-    Raises InvalidMixture for a domain that has no stream, and DomainTooSmall for a domain
-    with a positive share and fewer than context + 1 tokens.
+    Raises InvalidMixture for a domain that has no stream, DomainTooSmall for a domain with a
+    positive share and fewer than context + 1 tokens, and InvalidRecipe for a `first_token` within
+    a sequence.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Sampler:
         seed: int,
         batch_stages: Sequence[tuple[int, int]] = (),
         max_epochs: float | None = None,
+        first_token: int = 0,
     ) -> None:
         self.schedule = MixtureSchedule.of(mixture)
         # By name, so that equal mixtures written in another order give equal batches.
@@ -83,6 +90,7 @@ class Sampler:
         self.context = context
         self.seed = int(seed)  # a NumPy integer would be written, and so hashed, in another way
         self.max_epochs = _checked_epochs(max_epochs)
+        self._begin = _whole_sequences(first_token, context)
         self._stages = [(0, batch_sequences), *((update - 1, n) for update, n in batch_stages)]
         self._streams = [streams[name] for name in self.domains]
         self._windows = np.array([self._count_windows(n, streams[n]) for n in self.domains])
@@ -112,8 +120,13 @@ class Sampler:
         return [n for first, n in self._stages if first <= step][-1]
 
     def tokens_before(self, step: int) -> int:
-        """Tokens of all earlier steps."""
-        return self._first(step) * self.context
+        """Tokens of all earlier steps of the run."""
+        return (self._first(step) - self._begin) * self.context
+
+    @property
+    def first_token(self) -> int:
+        """Tokens of the stream before the run's first."""
+        return self._begin * self.context
 
     def batch(self, step: int, rows: Rows | None = None) -> Integers:
         """The tokens of one weight update, or of some of its rows, reading only those.
@@ -122,7 +135,7 @@ class Sampler:
         an array's are; those of one reader and of another make up the whole batch.
         Raises DomainTooSmall for a step that `max_epochs` forbids, IndexError for unknown rows.
         """
-        order, _, windows = self._slots(step, rows)
+        order, _, windows = self.slots(step, rows)
         tokens = np.empty((len(order), self.context + 1), dtype=np.int64)
         for i in np.unique(order):
             here = np.flatnonzero(order == i)
@@ -136,7 +149,7 @@ class Sampler:
         Documents are named where the streams know them (`TokenStream` does).
         """
         numbers = np.arange(self.sequences(step))[slice(None) if rows is None else rows]
-        order, epochs, windows = (found.tolist() for found in self._slots(step, rows))
+        order, epochs, windows = (found.tolist() for found in self.slots(step, rows))
         return [
             self._placement(*slot)
             for slot in zip(numbers.tolist(), order, epochs, windows, strict=True)
@@ -201,19 +214,19 @@ class Sampler:
         return tuple(name for name, is_over in zip(self.domains, over, strict=True) if is_over)
 
     def _first(self, step: int) -> int:
-        """The number of the step's first sequence."""
+        """The number in the stream of the step's first sequence."""
         ends = [min(first, step) for first, _ in self._stages[1:]] + [step]
-        return sum(
+        return self._begin + sum(
             (end - min(first, step)) * sequences
             for (first, sequences), end in zip(self._stages, ends, strict=True)
         )
 
     def _counts_before(self, step: int) -> Integers:
-        """Sequences of each domain in all earlier steps, shape (domain,)."""
+        """Sequences of each domain before the step, in the whole stream, shape (domain,)."""
         return self._turns.counts_before(self._first(step))
 
-    def _slots(self, step: int, rows: Rows | None) -> tuple[Integers, Integers, Integers]:
-        """Domain, epoch and window of each row, shape (row,)."""
+    def slots(self, step: int, rows: Rows | None = None) -> tuple[Integers, Integers, Integers]:
+        """Place in `domains`, epoch and window of each row of `batch(step, rows)`, shape (row,)."""
         self._check_epochs(step)
         order = self._turns.domains_of(self._first(step), self.sequences(step))
         ordinals = np.empty_like(order)
@@ -290,6 +303,16 @@ def _mix(words: Words) -> Words:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
+
+
+def _whole_sequences(tokens: int, context: int) -> int:
+    """Tokens as sequences. Raises InvalidRecipe for a part of one."""
+    if tokens < 0 or tokens % context:
+        raise InvalidRecipe(
+            f"A run begins at a multiple of its context of {context} tokens, from 0 on, not at "
+            f"{tokens}; take {max(0, tokens) // context * context}."
+        )
+    return tokens // context
 
 
 def _checked_epochs(max_epochs: float | None) -> float | None:

@@ -11,6 +11,7 @@ from mixlab.plots.laws import (
 from mixlab.plots.report import overview, predictions
 from mixlab.plots.simplex import mixtures, ternary
 from mixlab.plots.style import as_svg, save
+from mixlab.plots.vocabulary import vocabulary_coverage
 
 __all__ = [
     "as_svg",
@@ -27,4 +28,5 @@ __all__ = [
     "ternary",
     "transfer",
     "transfer_percent",
+    "vocabulary_coverage",
 ]

@@ -16,7 +16,9 @@ from mixlab.recipes.ladder import (
     proxy_300k,
     regmix_1m,
 )
+from mixlab.recipes.pangu import pangu_pi_1_5b_pro, pangu_pi_1b_pro, pangu_pi_1b_released
 from mixlab.recipes.proxies import proxy_smoke, proxy_tiny, target_small
+from mixlab.recipes.rates import rate_for_batch
 from mixlab.recipes.shape import Architecture, Flops
 from mixlab.recipes.tinyllama import (
     tinyllama_1b,
@@ -34,6 +36,9 @@ __all__ = [
     "Precision",
     "Recipe",
     "Schedule",
+    "pangu_pi_1_5b_pro",
+    "pangu_pi_1b_pro",
+    "pangu_pi_1b_released",
     "proxy_1m",
     "proxy_5m",
     "proxy_15m",
@@ -41,6 +46,7 @@ __all__ = [
     "proxy_300k",
     "proxy_smoke",
     "proxy_tiny",
+    "rate_for_batch",
     "recipe",
     "regmix_1m",
     "target_small",
@@ -61,8 +67,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "proxy_60m": proxy_60m,
     "regmix_1m": regmix_1m,
     "tinyllama_120m": tinyllama_120m,
+    "pangu_pi_1b_released": pangu_pi_1b_released,
+    "pangu_pi_1b_pro": pangu_pi_1b_pro,
     "tinyllama_1b": tinyllama_1b,
     "tinyllama_v1_1": tinyllama_v1_1,
+    "pangu_pi_1_5b_pro": pangu_pi_1_5b_pro,
 }
 
 

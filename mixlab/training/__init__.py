@@ -3,6 +3,7 @@
 # First, because torch reads what this sets at its first array.
 import mixlab.training.allocation  # noqa: F401, I001
 
+from mixlab.training.beginning import Beginning
 from mixlab.training.branches import Branch
 from mixlab.training.decayed import DecayedEnd, DecayedEnds, decayed_ends
 from mixlab.training.loop import train
@@ -10,6 +11,7 @@ from mixlab.training.records import TokenCorpus, TrainingProgress, TrainingResul
 from mixlab.training.trackers import Tracker
 
 __all__ = [
+    "Beginning",
     "Branch",
     "DecayedEnd",
     "DecayedEnds",

@@ -19,8 +19,10 @@ from mixlab.errors import InvalidRecipe, MissingFile
 from mixlab.recipes import Recipe
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.checkpoints.folders import folder_name, read_record
-from mixlab.training.checkpoints.keeping import FOLDER
+from mixlab.training.checkpoints.keeping import FOLDER, Checkpoints
+from mixlab.training.engine import Engine
 from mixlab.training.optimiser import learning_rate
+from mixlab.training.parallel import World
 
 # What a branch may have of its own: its end, and what changes no number or only last bits.
 OWN = {
@@ -48,6 +50,15 @@ class Branch:
         )
 
 
+def branched(start: Branch, own: Mapping[str, Any], engine: Engine, world: World) -> dict[str, Any]:
+    """Fill a branch's weights and AdamW's state with its trunk's; the trunk's record.
+
+    `own` is the branch's identity. Raises what `trunk_identity` and `check_branch` raise.
+    """
+    check_branch(start, trunk_identity(start), own)
+    return Checkpoints(start.folder, None, world).load(start.step, engine.module, engine.optimiser)
+
+
 def trunk_identity(start: Branch) -> dict[str, Any]:
     """Which run the trunk is. Raises MissingFile where it has no such checkpoint."""
     folder = start.folder / FOLDER / folder_name(start.step)
@@ -72,7 +83,8 @@ def check_branch(start: Branch, trunk: Mapping[str, Any], own: Mapping[str, Any]
 
 
 def _differences(step: int, trunk: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:
-    yield from (key for key in ("seed", "corpus") if trunk[key] != own[key])
+    keys = ("seed", "corpus", "beginning")
+    yield from (key for key in keys if trunk.get(key) != own.get(key))
     one, other = (Recipe.from_dict(identity["recipe"]) for identity in (trunk, own))
     for field in fields(Recipe):
         if field.name not in OWN and getattr(one, field.name) != getattr(other, field.name):

@@ -44,8 +44,9 @@ def sampler_of(
     *,
     seed: int,
     max_epochs: float | None,
+    first_token: int = 0,
 ) -> Sampler:
-    """The run's training batches."""
+    """The run's training batches; `first_token` as a Sampler takes it."""
     return Sampler(
         {name: corpus.stream(name, "train") for name in corpus.domains},
         schedule,
@@ -54,6 +55,7 @@ def sampler_of(
         batch_stages=recipe.batch_stages,
         seed=seed,
         max_epochs=max_epochs,
+        first_token=first_token,
     )
 
 

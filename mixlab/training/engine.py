@@ -4,6 +4,8 @@ gradients(step)    of the mean loss of the step's batch, summed over micro-batch
 apply(step)        AdamW with the rate of that step
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -22,17 +24,26 @@ from mixlab.training.placement import (
     eagerly,
     micro_batch,
 )
+from mixlab.training.weights import load_weights
 
 
 class Engine:
-    """One run's model. Weights are as `initialise` makes them until a checkpoint fills them."""
+    """One run's model. Its weights are the file's, or as `initialise` makes them.
 
-    def __init__(self, recipe: Recipe, sampler: Sampler, seed: int, world: World) -> None:
+    So they are until a checkpoint fills them. Every rank reads the file, which has the shape.
+    """
+
+    def __init__(
+        self, recipe: Recipe, sampler: Sampler, seed: int, world: World, weights: Path | None = None
+    ) -> None:
         self.recipe, self.world = recipe, world
         self._at_most = _room(recipe, world)
         self.batches = Batches(sampler, recipe, world, at_most=self._at_most)
         self.decoder = Decoder(recipe.architecture)
-        self.decoder.initialise(seed, base_width=recipe.base_width)
+        if weights is None:
+            self.decoder.initialise(seed, base_width=recipe.base_width)
+        else:
+            load_weights(weights, self.decoder)
         if recipe.activation_checkpointing:
             recompute(self.decoder.blocks)
         self.module = world.placed(NextTokenLoss(self.decoder).to(world.device), recipe)

@@ -28,7 +28,8 @@ from mixlab.recipes import Recipe
 from mixlab.runs import Observation
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.allocation import hold_memory
-from mixlab.training.branches import Branch, check_branch, trunk_identity
+from mixlab.training.beginning import Beginning, begun
+from mixlab.training.branches import Branch, branched
 from mixlab.training.checkpoints import Checkpoints
 from mixlab.training.data import (
     check_reached,
@@ -78,6 +79,7 @@ def train(
     world: World | None = None,
     stop: Callable[[], bool] | None = None,
     start: Branch | None = None,
+    beginning: Beginning | None = None,
     trackers: Sequence[str | Tracker] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
@@ -89,13 +91,13 @@ def train(
     threads, which changes results in their last bits. The run ends early where `stop()` says
     so, asked once per step, after writing a checkpoint; and before the first update that would
     read a domain more than `max_epochs` times. With `start` it begins as a branch of another
-    run. `trackers` are names ("tensorboard", "wandb", "mlflow") or values of the protocol.
+    run, with `beginning` from given weights. `trackers` are names or values of the protocol.
 
     Raises Diverged with the step and the value, InvalidRecipe for a vocabulary that is too
-    small, a folder of another run or a branch that is none, InvalidMixture for domains that
-    the corpus lacks, DomainTooSmall for a domain with less than one sequence (or less than
-    `max_epochs` allows one update), MissingExtra for a tracker that isn't installed, and
-    NotWritten for a checkpoint that the disk didn't take.
+    small, a folder of another run, a branch that is none or weights of another shape,
+    InvalidMixture for domains that the corpus lacks, DomainTooSmall for a domain with less than
+    one sequence (or less than `max_epochs` allows one update), MissingExtra for a tracker that
+    isn't installed, and NotWritten for a checkpoint that the disk didn't take.
     """
     world = world or World.alone()
     options = Options(
@@ -106,6 +108,7 @@ def train(
         milestones=frozenset(milestones),
         stop=stop or (lambda: False),
         start=start,
+        beginning=beginning,
         trackers=tuple(trackers),
         clock=clock,
     )
@@ -113,9 +116,7 @@ def train(
         recipe = start.recipe(recipe)
     schedule = MixtureSchedule.of(mixture)
     with deterministic(world.device, threads), hold_memory():
-        run = _Run(
-            recipe, corpus, schedule, seed=seed, max_epochs=max_epochs, world=world, options=options
-        )
+        run = _Run(recipe, corpus, schedule, seed, max_epochs, world, options)
         return run.to_its_end()
 
 
@@ -127,7 +128,6 @@ class _Run:
         recipe: Recipe,
         corpus: TokenCorpus,
         schedule: MixtureSchedule,
-        *,
         seed: int,
         max_epochs: float | None,
         world: World,
@@ -135,16 +135,21 @@ class _Run:
     ) -> None:
         check_vocabulary(recipe, corpus)
         self.recipe, self.schedule, self.world, self.options = recipe, schedule, world, options
-        self.sampler = sampler_of(recipe, corpus, schedule, seed=seed, max_epochs=max_epochs)
+        given = options.beginning
+        self.identity = identity_of(
+            recipe, schedule, seed=seed, corpus=corpus.fingerprint,
+            beginning=begun(given, recipe, world),
+        )  # fmt: skip
+        self.sampler = sampler_of(recipe, corpus, schedule, seed=seed, max_epochs=max_epochs,
+                                  first_token=given.tokens if given else 0)  # fmt: skip
         self.last, self.note = last_step(recipe, self.sampler)
         self.evaluations = {step for step in recipe.evaluation_steps if step <= self.last}
         # What an exhausted run has learned is measured where it ends.
         self.evaluations |= {self.last} if self.note else set()
-        self.identity = identity_of(recipe, schedule, seed=seed, corpus=corpus.fingerprint)
         self.reporter = Reporter(recipe, self.last, world, options, self.identity)
         self.checkpoints = self._kept()
         self.validation = validation_of(recipe, corpus)
-        self.engine = Engine(recipe, self.sampler, seed, world)
+        self.engine = Engine(recipe, self.sampler, seed, world, given.weights if given else None)
         self.state, self.guard = RunState(), Guard(recipe)
         self.pending: list[tuple[int, Tensor, Tensor]] = []  # step, loss, norm: not read yet
 
@@ -193,13 +198,8 @@ class _Run:
         if record:
             self._restore(record)
         elif start is not None:
-            self._restore(self._branched(start))
+            self._restore(branched(start, self.identity, self.engine, self.world))
             self.state.begun_at, self.state.seconds, self.state.update_seconds = start.step, 0, 0
-
-    def _branched(self, start: Branch) -> dict[str, Any]:
-        check_branch(start, trunk_identity(start), self.identity)
-        trunk = Checkpoints(start.folder, None, self.world)
-        return trunk.load(start.step, self.engine.module, self.engine.optimiser)
 
     def _restore(self, record: Mapping[str, Any]) -> None:
         seen = [

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
+from mixlab.corpora.drawn import DrawnCorpus, DrawnSet
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.recipes import Recipe
 from mixlab.training.events import Emit, Event, of_progress, of_result
 from mixlab.training.loop import train
 from mixlab.training.memory import check_memory
-from mixlab.training.parallel import World
-from mixlab.training.records import TrainingProgress
+from mixlab.training.parallel import Sharding, World
+from mixlab.training.placement import chosen_device
+from mixlab.training.records import TokenCorpus, TrainingProgress
 from mixlab.training.spec import RunSpec
 
 
@@ -23,14 +25,14 @@ def run_spec(
     corpus = TokenisedCorpus.open(spec.corpus)
     recipe = spec.recipe.for_vocabulary(corpus.vocabulary)
     world = world or World.alone()
-    _check_memory(recipe, spec, world)
+    world.together(lambda: check_room(recipe, spec.sharding, world.size))
 
     def tell(now: TrainingProgress) -> None:
         for event in of_progress(now):
             emit(event)
 
     result = train(
-        recipe, corpus, spec.schedule,
+        recipe, _text(corpus, spec, recipe), spec.schedule,
         seed=spec.seed,
         folder=spec.folder,
         progress=tell,
@@ -42,6 +44,7 @@ def run_spec(
         world=world,
         stop=stop,
         start=spec.start,
+        beginning=spec.beginning,
         trackers=spec.trackers,
     )  # fmt: skip
     last = of_result(result)
@@ -49,8 +52,15 @@ def run_spec(
     return last
 
 
-def _check_memory(recipe: Recipe, spec: RunSpec, world: World) -> None:
-    """Raise NotEnoughMemory on every rank where one can't hold its part."""
+def check_room(recipe: Recipe, sharding: Sharding, processes: int) -> None:
+    """Raise NotEnoughMemory where one of so many processes can't hold its part of a run."""
     # What is free decides between the two, so that "auto" needs no more than shards do.
-    sharded = spec.sharding == "shard" or (spec.sharding == "auto" and world.device.type == "cuda")
-    world.together(lambda: check_memory(recipe, ranks=world.size, sharded=sharded))
+    sharded = sharding == "shard" or (sharding == "auto" and chosen_device().type == "cuda")
+    check_memory(recipe, ranks=processes, sharded=sharded)
+
+
+def _text(corpus: TokenisedCorpus, spec: RunSpec, recipe: Recipe) -> TokenCorpus:
+    """What the run trains on: the corpus, or what was drawn of it."""
+    if spec.drawn is None:
+        return corpus
+    return DrawnCorpus(corpus, DrawnSet.read(spec.drawn), context=recipe.architecture.context)

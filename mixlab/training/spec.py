@@ -18,6 +18,7 @@ from mixlab.errors import InvalidRecipe, MissingFile, TruncatedFile
 from mixlab.recipes import Recipe
 from mixlab.recipes.shape import whole
 from mixlab.schedules import MixtureSchedule
+from mixlab.training.beginning import Beginning, check_alone
 from mixlab.training.branches import Branch
 from mixlab.training.trackers import check_trackers
 
@@ -45,6 +46,8 @@ class RunSpec:
     sharding: Literal["auto", "replicate", "shard"] = "auto"  # of weights over processes
     max_epochs: float | None = None  # the run stops before a domain is read more often
     start: Branch | None = None  # the run of which this is a branch
+    beginning: Beginning | None = None  # the weights that it begins with; never beside `start`
+    drawn: Path | None = None  # a drawn set: the windows of the corpus that alone are trained on
     events: Path | None = None  # a file or named pipe that gets the run's events
 
     def __post_init__(self) -> None:
@@ -52,6 +55,7 @@ class RunSpec:
         if self.sharding not in SHARDINGS:
             raise InvalidRecipe(f"sharding is auto, replicate or shard, not {self.sharding!r}.")
         self._check_numbers()
+        check_alone(self.start, self.beginning)
         if not self.checkpoint_seconds >= 0:
             raise InvalidRecipe(
                 f"checkpoint_seconds must be at least 0, not {self.checkpoint_seconds}."
@@ -80,11 +84,15 @@ class RunSpec:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         paths = {name: None if plain[name] is None else str(plain[name]) for name in _PATHS}
         start = self.start and {**vars(self.start), "folder": str(self.start.folder)}
+        begin = self.beginning and {
+            **vars(self.beginning), "weights": str(self.beginning.weights)
+        }  # fmt: skip
         return {
             **plain, **paths,
             "recipe": self.recipe.to_dict(),
             "schedule": self.schedule.to_dict(),
             "start": start,
+            "beginning": begin,
         }  # fmt: skip
 
     @classmethod
@@ -131,7 +139,7 @@ class RunSpec:
 
 # Seeds beyond are none of torch's; so many threads are a slip, and a hundred thousand a crash.
 _WHOLE = {"keep_last": (1, 10**9), "seed": (0, 2**63 - 1), "threads": (1, 1024)}
-_PATHS = ("corpus", "folder", "events")
+_PATHS = ("corpus", "folder", "events", "drawn")
 
 
 def _fields(value: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -142,11 +150,15 @@ def _fields(value: dict[str, Any], base: Path) -> dict[str, Any]:
         "schedule": MixtureSchedule.from_dict(value.pop("schedule")),
         "folder": base / value.pop("folder"),
     }
-    if value.get("events") is not None:
-        value["events"] = base / value["events"]
+    for name in ("events", "drawn"):
+        if value.get(name) is not None:
+            value[name] = base / value[name]
     if value.get("start") is not None:
         start = value["start"]
         value["start"] = Branch(**{**start, "folder": base / start["folder"]})
+    if value.get("beginning") is not None:
+        begin = value["beginning"]
+        value["beginning"] = Beginning(**{**begin, "weights": base / begin["weights"]})
     for name in ("milestones", "trackers"):
         value[name] = tuple(value.get(name) or ())
     return {**value, **read}

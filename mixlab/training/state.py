@@ -58,8 +58,17 @@ class RunState:
 
 
 def identity_of(
-    recipe: Recipe, schedule: MixtureSchedule, *, seed: int, corpus: str
+    recipe: Recipe,
+    schedule: MixtureSchedule,
+    *,
+    seed: int,
+    corpus: str,
+    beginning: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What tells a run from all others; JSON-ready. `corpus` is its fingerprint."""
+    """What tells a run from all others; JSON-ready. `corpus` is its fingerprint.
+
+    A `beginning` (what `begun` gives) is named only where there is one.
+    """
     mixture = schedule.to_dict()
-    return {"recipe": recipe.to_dict(), "mixture": mixture, "seed": seed, "corpus": corpus}
+    found = {"recipe": recipe.to_dict(), "mixture": mixture, "seed": seed, "corpus": corpus}
+    return found if beginning is None else {**found, "beginning": dict(beginning)}

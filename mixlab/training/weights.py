@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixlab.corpora.files import write_atomically
-from mixlab.errors import NotWritten, TruncatedFile
+from mixlab.errors import InvalidRecipe, MissingFile, NotWritten, TruncatedFile
+from mixlab.recipes import Architecture
 from mixlab.training.checkpoints.states import named_weights
+from mixlab.training.decoder import Decoder
 from mixlab.training.parallel import World, whole
 
 WEIGHTS = "weights.safetensors"
@@ -55,6 +57,30 @@ def load_weights(file: Path, module: nn.Module) -> None:
         raise TruncatedFile(
             f"{file} can't be read ({problem}); delete it, and train again."
         ) from problem
+
+
+def check_weights(file: Path, shape: Architecture) -> None:
+    """Look whether a file holds the weights of a model of that shape, without reading them.
+
+    Raises MissingFile, TruncatedFile for a file that can't be read, and InvalidRecipe for one of
+    another shape, by the first weight that differs.
+    """
+    if not file.is_file():
+        raise MissingFile(f"There are no weights {file} to begin with.")
+    try:
+        with safe_open(file, framework="pt") as handle:
+            found = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as problem:
+        raise TruncatedFile(f"{file} can't be read ({problem}); make it again.") from problem
+    with torch.device("meta"):
+        expected = {name: list(own.shape) for name, own in named_weights(Decoder(shape)).items()}
+    for name in sorted({*found, *expected}):
+        has, needs = found.get(name, "no such weight"), expected.get(name, "no such weight")
+        if has != needs:
+            raise InvalidRecipe(
+                f"{file} is of another shape than the recipe: {name} is {has} in the file and "
+                f"{needs} in the recipe; take a recipe of the file's shape."
+            )
 
 
 def _write(file: Path, tensors: dict[str, Tensor], run: dict[str, Any]) -> None:

@@ -175,3 +175,61 @@ def test_a_job_of_several_runs_names_them(
     assert answer.status_code == 409
     assert all(run.id in answer.json()["detail"] for run in runs)
     assert client.get(f"/trainings/{runs[1].id}").json()["seed"] == 1
+
+
+class TestMethods:
+    def payload(self, client: TestClient, ledger: Ledger, corpus_id: str, **more: Any) -> Any:
+        body = {"corpus_id": corpus_id, "proportions": SHARES, "steps": 40, **more}
+        answer = client.post("/trainings", json=body)
+        assert answer.status_code == 202, answer.text
+        return ledger.job(answer.json()["id"]).payload
+
+    def test_a_growth_is_planned_before_it_is_recorded(
+        self, client: TestClient, ledger: Ledger, corpus_id: str
+    ) -> None:
+        asked = {"factor": 3, "tokens": 20_000}
+        assert self.payload(client, ledger, corpus_id, growth=asked)["growth"] == asked
+        # Its depth is 3, which 4 doesn't divide.
+        found = self.payload(client, ledger, corpus_id, growth={"tokens": 20_000})["growth"]
+        assert found == asked
+
+    def test_rounds_are_recorded_with_what_was_left_out(
+        self, client: TestClient, ledger: Ledger, corpus_id: str
+    ) -> None:
+        found = self.payload(client, ledger, corpus_id, rounds={"share": 0.25})["rounds"]
+        assert found == {
+            "count": 2, "share": 0.25, "unit": "sequence", "keep_proportions": True,
+            "learning_rate": None,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("more", "kind", "says"),
+        [
+            ({"growth": {"factor": 3, "tokens": 9000}, "rounds": {}}, "invalid-recipe", "exclude"),
+            ({"growth": {"factor": 7, "tokens": 9000}}, "invalid-recipe", "are not 7 times"),
+            ({"growth": {"factor": 3, "tokens": 10**12}}, "invalid-recipe", "can grow after"),
+            ({"growth": {"factor": 3}}, "invalid-budget", "parameters"),
+            ({"growth": {"factor": 1}}, "invalid-request", "2"),
+            ({"rounds": {"share": 1}}, "invalid-request", "less than 1"),
+            ({"rounds": {"share": 0}}, "invalid-request", "greater than 0"),
+            ({"rounds": {"count": 90, "share": 0.01}}, "invalid-recipe", "too few for 90 rounds"),
+            ({"rounds": {"unit": "word"}}, "invalid-request", "sequence"),
+        ],
+    )
+    def test_what_can_not_be_followed_is_refused_and_nothing_recorded(
+        self, client: TestClient, ledger: Ledger, corpus_id: str,
+        more: dict[str, Any], kind: str, says: str,
+    ) -> None:  # fmt: skip
+        before = len(ledger.jobs())
+        body = {"corpus_id": corpus_id, "proportions": SHARES, "steps": 40, **more}
+        answer = client.post("/trainings", json=body)
+        assert answer.status_code == 422
+        assert answer.json()["type"].endswith(kind)
+        assert says in answer.text
+        assert len(ledger.jobs()) == before
+
+    def test_a_schedule_of_stages_has_no_rounds(self, client: TestClient, corpus_id: str) -> None:
+        body = {"corpus_id": corpus_id, "schedule": {"stages": STAGES}, "steps": 40, "rounds": {}}
+        answer = client.post("/trainings", json=body)
+        assert answer.status_code == 422
+        assert "schedule of several stages" in answer.text

@@ -51,3 +51,38 @@ def test_a_larger_vocabulary_widens_what_is_shown() -> None:
 def test_an_unknown_recipe_says_which_there_are() -> None:
     result = RUN.invoke(app, ["recipe", "show", "huge"])
     assert isinstance(result.exception, UnknownRecipe)
+
+
+def test_the_search_prints_the_recommended_shape_first() -> None:
+    shown = output("search", "--params", "1.0e9", "--vocab", "48000", "--top", "3")
+    rows = [line for line in shown.splitlines() if " x 1" in line]
+    assert rows[0].split()[:3] == ["21", "x", "1792"]
+    assert len(rows) == 3
+    found = json.loads(output("search", "--params", "1.0e9", "--vocab", "48000", "--json"))
+    assert len(found["shapes"]) == 8 < found["found"]
+    first = found["shapes"][0]
+    assert first["parameters"] == 998_206_720
+    assert set(first["flops_per_token"]) == {formula.value for formula in Flops}
+    assert first["memory_bytes"] > 16 * first["parameters"]
+
+
+def test_the_search_measures_within_ranges() -> None:
+    found = json.loads(
+        output(
+            "search", "--params", "1e5", "--vocab", "256", "--depth", "2-6", "--width", "64",
+            "--expansion", "1-8", "--ffn-multiple", "8", "--context", "64", "--top", "1",
+            "--tolerance", "0.05", "--measure", "--json",
+        )
+    )  # fmt: skip
+    (one,) = found["shapes"]
+    assert 2 <= one["layers"] <= 6
+    assert one["width"] == 64
+    assert one["tokens_per_second"] > 0
+    assert "timed" in one["measured"]
+
+
+def test_a_range_that_is_none_is_refused() -> None:
+    result = RUN.invoke(
+        app, ["recipe", "search", "--params", "1e9", "--vocab", "9", "--depth", "x"]
+    )
+    assert result.exit_code == 2

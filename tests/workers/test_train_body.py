@@ -139,6 +139,64 @@ def test_sigterm_makes_a_checkpoint_and_the_next_attempt_goes_on_from_it(
     assert one.consumed == other.consumed
 
 
+def two_layers(steps: int) -> Recipe:
+    recipe = proxy_smoke().lasting(steps)
+    return replace(recipe, architecture=replace(recipe.architecture, layers=2))
+
+
+class TestMethods:
+    """Several runs after one another, which the ledger sees as one."""
+
+    @pytest.mark.parametrize(
+        ("asked", "stages"),
+        [
+            ({"growth": {"factor": 2, "tokens": 10_000}}, ["small", "growth", "large"]),
+            (
+                {"rounds": {"count": 2, "share": 0.5, "unit": "sequence"}},
+                ["round 1 of 2", "score round 1 of 2", "round 2 of 2"],
+            ),
+        ],
+    )
+    def test_they_are_one_run_with_stages(
+        self, ledger: Ledger, settings: WorkerSettings, asked: dict[str, Any], stages: list[str]
+    ) -> None:
+        recipe = two_layers(24)
+        job = submitted(ledger, measured_corpus(ledger, settings), recipe, **asked)
+        assert attempted(ledger, settings, job) == 0
+        run = made(ledger, job)
+        assert run.observations[-1]["step"] == 24
+        assert sum(sum(part["tokens"].values()) for part in run.consumed) == recipe.tokens
+        told = [one.data["stage"] for one in ledger.events(job.id) if one.event == "stage"]
+        assert told == stages
+        result = ledger.job(job.id).result or {}
+        if "rounds" in asked:
+            assert result["drawn"]["round 2"]["drift"] < 0.05
+        else:
+            assert result["grown_at"]["tokens"] >= 10_000
+
+    def test_sigterm_in_a_round_leaves_what_was_done(
+        self, ledger: Ledger, settings: WorkerSettings
+    ) -> None:
+        corpus_id, asked = measured_corpus(ledger, settings), {"rounds": {"count": 3}}
+        whole, broken = (submitted(ledger, corpus_id, two_layers(60), **asked) for _ in range(2))
+        assert attempted(ledger, settings, whole) == 0
+
+        def stop() -> None:
+            while (ledger.job(broken.id).stage or "").find("round 2") < 0:
+                time.sleep(0.002)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        assert attempted(ledger, settings, broken) == STOPPED
+        thread.join()
+        ledger.give_back(broken.id, 1, "stopped", None)
+        assert attempted(ledger, settings, broken) == 0
+        one, other = made(ledger, whole), made(ledger, broken)
+        assert one.observations == other.observations
+        assert one.consumed == other.consumed
+
+
 class TestGroup:
     """Several runs in one job, on the CPU in stacks of two; measuring is cut short."""
 

@@ -15,12 +15,16 @@ class Recorder:
     def __init__(self, context: JobContext, record: Run) -> None:
         self._context = context
         self._record = record
+        self._done = context.job.fraction
 
     def __call__(self, event: Event) -> None:
         """Write what an event says."""
         if event["event"] == "progress":
-            done = event["step"] / event["steps"]
-            self._context.progress("train", done, eta_seconds=event["eta_seconds"])
+            self._done = event["step"] / event["steps"]
+            stage = event.get("stage", "train")
+            self._context.progress(stage, self._done, eta_seconds=event["eta_seconds"])
+        elif event["event"] == "stage":
+            self._context.progress(event["stage"], self._done)
         elif event["event"] == "observation":
             self.observe(event)
         elif event["event"] == "ended":

@@ -1,5 +1,6 @@
 """Job `train`: one training run on one mixture or schedule of mixtures, proxy or full-scale.
 
+A run may grow, or be in rounds: several runs after one another, told as one.
 A run trains in this process. One at full scale may be shared by several (devices.py), which
 torchrun starts and this process watches.
 Observations and consumed tokens go into the ledger. A run whose loss stops being a number is
@@ -8,13 +9,17 @@ attempt goes on from it.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import Diverged
+from mixlab.growing.running import Growth, run_grown
 from mixlab.ledger.records import Run, RunRole
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
+from mixlab.rounds.plan import Rounds
+from mixlab.rounds.running import drawn_for, run_rounds
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.events import Emit, Event
 from mixlab.training.launching import Ranks, RanksCrashed
@@ -45,11 +50,11 @@ def run(context: JobContext) -> Mapping[str, Any] | None:
     spec = spec_of(context, record, recipe)
     recorder = Recorder(context, record)
     try:
-        _train(context, spec, recorder)
+        told = _train(context, spec, recorder)
     except Diverged as problem:
         recorder.failed(problem)
         raise
-    return {"href": f"/trainings/{record.id}", "run_id": record.id}
+    return {"href": f"/trainings/{record.id}", "run_id": record.id, **told}
 
 
 def spec_of(context: JobContext, record: Run, recipe: Recipe) -> RunSpec:
@@ -70,16 +75,36 @@ def spec_of(context: JobContext, record: Run, recipe: Recipe) -> RunSpec:
     )
 
 
-def _train(context: JobContext, spec: RunSpec, emit: Emit) -> None:
-    """Train in this process or in several. Raises Stopped once a checkpoint is made for SIGTERM."""
+def _train(context: JobContext, spec: RunSpec, emit: Emit) -> dict[str, Any]:
+    """Train by the method that was asked for; what the job's result tells of that.
+
+    Raises Stopped once a checkpoint is made for SIGTERM.
+    """
+    payload = context.job.payload
     processes = processes_of(context.job, context.settings)
+    part = partial(_part, context, processes)
+    told: dict[str, Any] = {}
     with context.stoppable() as stop:
-        if processes > 1:
-            told = _supervised(context, spec, processes, emit, stop)
+        if payload.get("growth"):
+            growth = Growth(**payload["growth"])
+            last = run_grown(spec, growth, emit=emit, stop=stop, run=part, processes=processes)
+            told = {"grown_at": last.get("grown_at")}
+        elif payload.get("rounds"):
+            last = run_rounds(spec, Rounds(**payload["rounds"]), emit=emit, stop=stop, run=part)
         else:
-            told = run_spec(spec, emit=emit, stop=stop)
-    if told["event"] == "stopped":
+            last = part(spec, emit, stop)
+    if last["event"] == "stopped":
         raise Stopped("Stopped by SIGTERM; the run goes on from its checkpoint.")
+    return {"drawn": drawn_for(spec.folder)} if payload.get("rounds") else told
+
+
+def _part(
+    context: JobContext, processes: int, spec: RunSpec, emit: Emit, stop: Callable[[], bool]
+) -> Event:
+    """Train what a spec describes, in this process or in several."""
+    if processes > 1:
+        return _supervised(context, spec, processes, emit, stop)
+    return run_spec(spec, emit=emit, stop=stop)
 
 
 def _supervised(

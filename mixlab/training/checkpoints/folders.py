@@ -161,7 +161,8 @@ def verify(folder: Path, files: Entries, names: Sequence[str], way_out: str) -> 
 def check_identity(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise InvalidRecipe where the checkpoint is of another run."""
     expected = json.loads(json.dumps(wanted))
-    other = [key for key in expected if found.get(key) != expected[key]]
+    # Keys of both: a run that began with given weights is another than one that did not.
+    other = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
     if other:
         raise InvalidRecipe(
             f"{folder} is the checkpoint of a run with another {' and '.join(other)}; give each "
