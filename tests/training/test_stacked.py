@@ -356,6 +356,7 @@ def test_runs_at_unlike_steps_go_on_from_the_newest_one_that_all_have(
         stop=stopping_at_step(7),
     )  # fmt: skip
     assert sorted(os.listdir(tmp_path / "0" / "checkpoints")) == [
+        ".lock",
         "step-000000020",
         "step-000000027",
     ]
