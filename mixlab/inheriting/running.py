@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mixlab.corpora.files import check_free, write_folder
 from mixlab.errors import InvalidRecipe
 from mixlab.inheriting.calibration import check_finite, mean_loss
 from mixlab.inheriting.donors import TOKENIZER, Donor, check_heir
@@ -27,7 +28,6 @@ from mixlab.inheriting.slicing import decoder_of, sliced, without_layers
 from mixlab.inheriting.units import Choice, Scores, chosen, everything, kept_shares
 from mixlab.recipes import Architecture
 from mixlab.training.decoder import Decoder
-from mixlab.training.huggingface.folders import check_free, write_folder
 from mixlab.training.placement import chosen_device, deterministic
 from mixlab.training.weights import WEIGHTS
 

@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mixlab.corpora.files import write_json
+from mixlab.corpora.files import read_json, write_folder, write_json
 from mixlab.corpora.tokenizer import end_of_text_id, load_tokenizer, vocabulary_of
 from mixlab.errors import InvalidRecipe
 from mixlab.recipes import Architecture
-from mixlab.training.huggingface.folders import read_json, write_folder
 from mixlab.training.huggingface.layout import config_of, parts_of
 
 Format = Literal["float32", "bfloat16"]

@@ -9,11 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mixlab.corpora.files import read_json
 from mixlab.errors import InvalidRecipe, MissingFile, TruncatedFile
 from mixlab.recipes import Architecture
 from mixlab.training.decoder import Decoder
 from mixlab.training.huggingface.exporting import INDEX, TOKENIZER, WHOLE, check_tokenizer
-from mixlab.training.huggingface.folders import read_json
 from mixlab.training.huggingface.layout import Sizes, architecture_of, parts_of
 
 READABLE = ("F32", "BF16", "F16")  # number formats of weights, as safetensors names them

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mixlab.corpora.files import read_json, write_folder
 from mixlab.errors import MissingFile, TruncatedFile
 from mixlab.recipes import Architecture
 from mixlab.training.huggingface.exporting import TOKENIZER
-from mixlab.training.huggingface.folders import read_json, write_folder
 from mixlab.training.huggingface.importing import HuggingFaceModel
 from mixlab.training.weights import WEIGHTS
 
