@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: chaos fuzz help setup demo test check format up bench bench-api bench-laws bench-design bench-train clean
+.PHONY: chaos fuzz help setup demo test check format up bench bench-api bench-laws bench-design bench-train bench-tiny clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ bench-design: setup ## how many runs designs need, beside random ones (DATA=DIR 
 # PEERS is where the virtual environments of other trainers are kept, some 2 GB with torch.
 bench-train: setup ## speed of training beside other trainers (PEERS=DIR for their environments)
 	$(BIN)/python -m benchmarks.training $(if $(PEERS),--peers "$(PEERS)")
+
+bench-tiny: setup ## growth, rounds, inheritance and their kin beside a plain run, three seeds
+	$(BIN)/python -m benchmarks.tiny
 
 bench-api: setup ## the API under load on both databases, beside bare FastAPI and bare Celery
 	$(BIN)/python -m benchmarks.api

@@ -214,8 +214,10 @@ def test_wrong_keys_fill_no_memory(as_key: Callable[..., Any], ledger: Ledger) -
     known = KnownKeys(lambda: ledger, 5.0)
 
     async def guess() -> None:
-        for number in range(20):
-            assert await known.find(f"{client.token[:-2]}{number:02d}") is None
+        last = int(client.token[-2:], 16)
+        for number in range(1, 21):
+            wrong = f"{client.token[:-2]}{(last + number) % 256:02x}"
+            assert await known.find(wrong) is None
         assert await known.find(client.token) is not None
 
     asyncio.run(guess())
