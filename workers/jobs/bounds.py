@@ -11,6 +11,7 @@ Limits: memory is what is written to (RLIMIT_DATA), so mapped shards are free; h
 
 import errno
 import json
+import math
 import os
 import resource
 import signal
@@ -102,7 +103,8 @@ def _limited(settings: WorkerSettings, seconds: int) -> Iterator[None]:
     limits = {
         resource.RLIMIT_DATA: settings.memory_to_read,
         resource.RLIMIT_FSIZE: settings.read_file_bytes,
-        resource.RLIMIT_CPU: int(used.ru_utime + used.ru_stime) + seconds + 1,
+        # Up, since what was used so far would else be taken from the seconds that are promised.
+        resource.RLIMIT_CPU: math.ceil(used.ru_utime + used.ru_stime) + seconds + 1,
         resource.RLIMIT_CORE: 0,  # a core file would hold every secret of the process
     }
     before = {limit: resource.getrlimit(limit) for limit in limits}
