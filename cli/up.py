@@ -101,8 +101,9 @@ class Stack:
     def _start(self) -> None:
         settings = _checked_settings(self.home, self._host)
         # A new home is its user's alone; who made one otherwise meant it.
-        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.logs.mkdir(exist_ok=True)
+        if not self.home.exists():
+            self.home.mkdir(parents=True, mode=0o700)
+        self.logs.mkdir(parents=True, exist_ok=True)
         self._lock = _only_one(self.home)
         self._port = _checked(self._host, self._port)
         broker = Broker.prepare(self.home / "broker")
