@@ -35,7 +35,7 @@ def main() -> None:
     """Do the runs that are missing, and write what all of them measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, default=CACHE / "bench-tiny")
-    parser.add_argument("--steps", type=int, default=400, help="updates of the baseline")
+    parser.add_argument("--steps", type=int, default=200, help="updates of the baseline")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="comparisons beside the baseline")
     parser.add_argument("--to", type=Path, default=ROOT)

@@ -133,6 +133,12 @@ Done = tuple[Event, Recipe, int, dict[str, Any]]
 Make = Callable[[Setting, Run], Done]
 
 
+def lasting(recipe: Recipe, steps: float) -> Recipe:
+    """The recipe for another number of updates, evaluated at its end alone."""
+    steps = max(2, round(steps))
+    return replace(recipe, steps=steps, warmup_steps=max(1, steps // 20), evaluation_steps=(steps,))
+
+
 def _told(recipe: Recipe, **more: Any) -> dict[str, Any]:
     flops = recipe.tokens * recipe.architecture.flops_per_token()
     return {"tokens": recipe.tokens, "flops": flops, **more}
@@ -182,54 +188,65 @@ def _grown_equal_flops(setting: Setting, run: Run) -> Done:
     before = int(SHARE_BEFORE_GROWTH * base.tokens)
     saved = base.tokens * base.architecture.flops_per_token() - _grown_flops(base, before)
     more = int(saved / base.architecture.flops_per_token() / base.tokens_per_step)
-    longer = replace(base, steps=base.steps + more, evaluation_steps=(base.steps + more,))
-    return _grown(setting, run, longer)
+    return _grown(setting, run, lasting(base, base.steps + more))
 
 
 # Rounds
 
 
-def _in_rounds(setting: Setting, run: Run, *, keep: bool) -> Done:
-    recipe = setting.recipe()
+def _in_rounds(setting: Setting, run: Run, recipe: Recipe, *, keep: bool = True) -> Done:
     rounds = Rounds(2, 0.5, keep_proportions=keep)
     last = run_rounds(setting.spec(run, recipe), rounds, emit=_hush, stop=_never)
-    first = rounds.recipes(recipe)[0]
-    # Scoring is a forward pass, a third of training, over what the first round read.
-    scoring = first.tokens * recipe.architecture.flops_per_token() // 3
     told = _told(recipe)
-    return last, recipe, LARGE, {**told, "flops": told["flops"] + scoring}
+    return last, recipe, LARGE, {**told, "flops": told["flops"] + _scoring_flops(rounds, recipe)}
+
+
+def _scoring_flops(rounds: Rounds, recipe: Recipe) -> int:
+    """A forward pass, a third of training, over what the first round read."""
+    return rounds.recipes(recipe)[0].tokens * recipe.architecture.flops_per_token() // 3
 
 
 def _rounds_kept(setting: Setting, run: Run) -> Done:
-    return _in_rounds(setting, run, keep=True)
+    return _in_rounds(setting, run, setting.recipe())
 
 
 def _rounds_free(setting: Setting, run: Run) -> Done:
-    return _in_rounds(setting, run, keep=False)
+    return _in_rounds(setting, run, setting.recipe(), keep=False)
+
+
+def _rounds_equal_flops(setting: Setting, run: Run) -> Done:
+    base = setting.recipe()
+    flops = _told(base)["flops"]
+    ratio = flops / (flops + _scoring_flops(Rounds(2, 0.5), base))
+    return _in_rounds(setting, run, lasting(base, base.steps * ratio))
 
 
 # Tokenizers
 
 
-def _compressed(setting: Setting, run: Run) -> Done:
-    """At equal FLOPs: a smaller head buys more tokens, each of fewer bytes."""
-    base = setting.recipe()
-    smaller = replace(SHAPE, vocabulary=SMALL)
-    ratio = SHAPE.flops_per_token() / smaller.flops_per_token()
-    steps = round(base.steps * ratio)
-    recipe = replace(base, architecture=smaller, steps=steps, evaluation_steps=(steps,))
-    return _trained(setting, run, recipe, vocabulary=SMALL)
+def _compressed(*, equal_flops: bool) -> Make:
+    """A smaller head buys more tokens, each of fewer bytes."""
+    return _shaped(replace(SHAPE, vocabulary=SMALL), equal_flops=equal_flops, vocabulary=SMALL)
 
 
 # Shapes of about as many parameters
 
 
-def _shape(layers: int, width: int, heads: int, ffn_width: int) -> Make:
+def _shaped(shape: Architecture, *, equal_flops: bool, vocabulary: int = LARGE) -> Make:
+    """The baseline in another shape, for its tokens or for its FLOPs."""
+
     def make(setting: Setting, run: Run) -> Done:
-        shape = replace(SHAPE, layers=layers, width=width, heads=heads, ffn_width=ffn_width)
-        return _trained(setting, run, setting.recipe(architecture=shape))
+        recipe = setting.recipe(architecture=shape)
+        if equal_flops:
+            ratio = SHAPE.flops_per_token() / shape.flops_per_token()
+            recipe = lasting(recipe, recipe.steps * ratio)
+        return _trained(setting, run, recipe, vocabulary=vocabulary)
 
     return make
+
+
+SHALLOW = replace(SHAPE, layers=3, width=128, heads=8, ffn_width=352)
+DEEP = replace(SHAPE, layers=16, width=72, ffn_width=216)
 
 
 # Inheritance
@@ -240,11 +257,8 @@ def _donor(setting: Setting, run: Run) -> Done:
 
 
 def _heir_recipe(setting: Setting) -> Recipe:
-    steps = max(20, int(HEIR_SHARE * setting.steps))
     shape = replace(SHAPE, layers=6, ffn_width=128)
-    return setting.recipe(
-        architecture=shape, steps=steps, warmup_steps=max(1, steps // 20), evaluation_steps=(steps,)
-    )
+    return lasting(setting.recipe(architecture=shape), HEIR_SHARE * setting.steps)
 
 
 def _heir(importance: str | None) -> Make:
@@ -276,12 +290,10 @@ def _batch(exponent: float) -> Make:
             rate = rate_for_batch(
                 rate, base_tokens=base.tokens_per_step, tokens=size, exponent=exponent
             )
-        steps = max(2, base.steps // BATCH_FACTOR)
-        recipe = replace(
-            base, batch_sequences=BATCH_FACTOR * base.batch_sequences, steps=steps,
-            learning_rate=rate, warmup_steps=max(1, steps // 20), evaluation_steps=(steps,),
-        )  # fmt: skip
-        return _trained(setting, run, recipe)
+        larger = replace(
+            base, batch_sequences=BATCH_FACTOR * base.batch_sequences, learning_rate=rate
+        )
+        return _trained(setting, run, lasting(larger, base.steps / BATCH_FACTOR))
 
     return make
 
@@ -289,9 +301,20 @@ def _batch(exponent: float) -> Make:
 VARIANTS: dict[str, dict[str, Make]] = {
     "baseline": {"fresh": _fresh},
     "growth": {"equal tokens": _grown_equal_tokens, "equal FLOPs": _grown_equal_flops},
-    "rounds": {"proportions kept": _rounds_kept, "proportions free": _rounds_free},
-    "tokenizer": {"compressed": _compressed},
-    "shape": {"3 layers": _shape(3, 144, 9, 400), "16 layers": _shape(16, 72, 6, 168)},
+    "rounds": {
+        "equal tokens": _rounds_kept, "equal FLOPs": _rounds_equal_flops,
+        "equal tokens, proportions free": _rounds_free,
+    },
+    "tokenizer": {
+        "equal tokens": _compressed(equal_flops=False),
+        "equal FLOPs": _compressed(equal_flops=True),
+    },
+    "shape": {
+        "3 layers, equal tokens": _shaped(SHALLOW, equal_flops=False),
+        "3 layers, equal FLOPs": _shaped(SHALLOW, equal_flops=True),
+        "16 layers, equal tokens": _shaped(DEEP, equal_flops=False),
+        "16 layers, equal FLOPs": _shaped(DEEP, equal_flops=True),
+    },
     "inheritance": {
         "donor": _donor, "random": _heir(None), "l1": _heir("l1"), "l2": _heir("l2"),
         "taylor": _heir("taylor"), "masks": _heir("masks"),

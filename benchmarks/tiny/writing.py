@@ -22,11 +22,13 @@ Lower is better; a difference below two or three deviations is noise. FLOPs are 
 "6 (N - input embedding) + 12 L d T"; those of rounds include scoring (a forward pass). An heir's
 don't include its donor's, which has {donor} times the baseline's: it pays where the donor is there.
 
-* growth: factor 4 after 15 % of the tokens; with equal FLOPs what was saved buys more tokens.
-* rounds: two, the second on half of what the first read; proportions kept, or free.
-* tokenizer: 4,096 tokens compressed to 2,048 ({coverage:.1%} of the tokens at the mixture stay);
-  equal FLOPs.
-* shape: about as many parameters in 3 or 16 layers instead of 8; equal tokens, not equal FLOPs.
+"Equal tokens" and "equal FLOPs" are those of `fresh`: what a method saves buys more updates, what
+it costs is taken off.
+
+* growth: factor 4 after 15 % of the tokens.
+* rounds: two, the second on half of what the first read; the domains' proportions kept, or free.
+* tokenizer: 4,096 tokens compressed to 2,048 ({coverage:.1%} of the tokens at the mixture stay).
+* shape: about as many parameters in 3 or 16 layers instead of 8.
 * inheritance: 6 layers and half the FFN from a donor of 12 layers, trained for a quarter of the
   tokens; `random` begins with random weights.
 * batch: 8 times the batch and an eighth of the updates; the rate kept, or by the rule's r.
