@@ -5,26 +5,21 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mixlab.growing.planning import factor_for, plan
+from mixlab.growing.planning import Growth, factor_for, plan
+from mixlab.rounds.plan import Rounds
 
 if TYPE_CHECKING:
-    from mixlab.growing.running import Growth
-    from mixlab.rounds.plan import Rounds
     from mixlab.training.spec import RunSpec
 
 AUTO = "auto"
 
 
-def growth_of(
-    spec: "RunSpec", grow: str | None, grow_at: int | None, hosts: int
-) -> "Growth | None":
+def growth_of(spec: "RunSpec", grow: str | None, grow_at: int | None, hosts: int) -> Growth | None:
     """How the run grows; None where it doesn't.
 
     Raises BadParameter for options that don't go together, InvalidRecipe for a factor that doesn't
     divide the depth, and InvalidBudget where no rule says when and no option does.
     """
-    from mixlab.growing.running import Growth
-
     if grow is None:
         if grow_at is not None:
             raise typer.BadParameter("needs --grow", param_hint="--grow-at")
@@ -50,14 +45,12 @@ def growth_of(
 
 def rounds_of(
     rounds: int | None, share: float | None, free_proportions: bool, grow: str | None, hosts: int
-) -> "Rounds | None":
+) -> Rounds | None:
     """The run's rounds; None where it has one.
 
     Raises BadParameter for options that don't go together, and InvalidRecipe for numbers that are
     none.
     """
-    from mixlab.rounds.plan import Rounds
-
     if rounds is None:
         if share is not None or free_proportions:
             raise typer.BadParameter(

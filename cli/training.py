@@ -22,15 +22,14 @@ from cli.methods import growth_of, rounds_of
 from cli.mixtures import schedule
 from cli.training_output import Bar, Emit, Event, show
 from mixlab.errors import InvalidRecipe, MissingFile
+from mixlab.growing.planning import Growth
 from mixlab.recipes import recipe as recipe_named
+from mixlab.rounds.plan import Rounds
 
 if TYPE_CHECKING:
-    from mixlab.growing.running import Growth
-    from mixlab.rounds.plan import Rounds
     from mixlab.training.branches import Branch
     from mixlab.training.spec import RunSpec
 
-SPEC = "spec.json"
 IN_PARTS = {"growth.json": "that grows", "rounds.json": "in rounds"}
 LOG = "torchrun.log"
 GRACE_SECONDS = 90.0  # for the checkpoint of processes that are stopped
@@ -159,7 +158,7 @@ def train(
         _write(spec)
     processes = processes or max(1, visible_gpus())
     if hosts > 1:
-        _tell_hosts(spec.folder / SPEC, hosts, processes)
+        _tell_hosts(spec.file, hosts, processes)
         return
     console = Console(stderr=True)
     with stopping(console) as stop, Bar(console, spec.recipe.name) as bar:
@@ -210,7 +209,7 @@ def _numbers(
 def _trunk(given: str, decay_steps: int | None) -> "tuple[RunSpec, Branch]":
     """The run to branch off, and where."""
     from mixlab.training.branches import Branch
-    from mixlab.training.spec import RunSpec
+    from mixlab.training.spec import SPEC, RunSpec
 
     folder, at, step = given.rpartition("@")
     if not at or not step.isdigit():
@@ -225,7 +224,7 @@ def _write(spec: "RunSpec") -> None:
     """Write the spec into the run's folder. Raises InvalidRecipe where another run's is there."""
     from mixlab.training.spec import RunSpec
 
-    path = spec.folder / SPEC
+    path = spec.file
     for name, how in IN_PARTS.items():
         if (spec.folder / name).exists():
             raise InvalidRecipe(
@@ -280,8 +279,8 @@ def stopping(console: Console) -> Iterator[Callable[[], bool]]:
 
 def _trained(
     spec: "RunSpec",
-    growth: "Growth | None",
-    rounds: "Rounds | None",
+    growth: Growth | None,
+    rounds: Rounds | None,
     processes: int,
     emit: Emit,
     stop: Callable[[], bool],
@@ -311,7 +310,7 @@ def _run(spec: "RunSpec", processes: int, emit: Emit, stop: Callable[[], bool]) 
     with (
         log.open("ab") as output,
         Ranks.start(
-            spec.folder / SPEC, processes, grace_seconds=GRACE_SECONDS, threads=spec.threads,
+            spec.file, processes, grace_seconds=GRACE_SECONDS, threads=spec.threads,
             output=output, own_session=True,
         ) as ranks,
     ):  # fmt: skip

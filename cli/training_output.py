@@ -17,12 +17,6 @@ from cli.showing import print_lines, progress_bar, table
 Event = Mapping[str, Any]
 Emit = Callable[[Event], None]
 
-STAGES = {
-    "small": "the small model's run",
-    "growth": "its blocks are stacked",
-    "large": "the large model's run",
-}
-
 
 class Bar:
     """The run's progress on a terminal: step, loss, tokens per second, MFU, time left."""
@@ -45,7 +39,7 @@ class Bar:
                 self._task, completed=event["step"], total=event["steps"], told=pace_of(event)
             )
         elif event["event"] == "stage":
-            self._progress.console.print(STAGES.get(event["stage"], event["stage"]))
+            self._progress.console.print(event["stage"])
         elif event["event"] == "observation":
             losses = event["losses_nats"].items()
             shown = ", ".join(f"{escape(name)} {loss:.4f}" for name, loss in losses)

@@ -15,8 +15,8 @@ from mixlab.compressing import bits_per_byte, compress, rank, shares_at, text_si
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.corpora.tokenising import DomainSource, tokenise
 from mixlab.corpora.tokenizer import load_tokenizer
-from mixlab.growing.planning import small_of
-from mixlab.growing.running import Growth, run_grown
+from mixlab.growing.planning import Growth, small_of
+from mixlab.growing.running import run_grown
 from mixlab.inheriting import calibration, inherit, read_donor
 from mixlab.mixture import Mixture
 from mixlab.recipes import Architecture, Recipe

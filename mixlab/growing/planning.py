@@ -17,7 +17,7 @@ Source: tongxuluo/prts at bf6f7747, README (the rule, its four cases, g).
 
 from dataclasses import dataclass, replace
 from math import isfinite, log10
-from typing import Literal
+from typing import Literal, get_args
 
 from mixlab.errors import InvalidBudget, InvalidRecipe
 from mixlab.recipes import Recipe
@@ -28,6 +28,29 @@ LEAST_PARAMS, MOST_PARAMS = 410e6, 70e9
 MOST_SHARE = 0.2  # of the budget, before the growth
 
 Outside = Literal["refuse", "clamp"]
+Operator = Literal["stack", "interleave", "zero"]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a run grows. Raises InvalidRecipe for numbers that are none, and unknown operators."""
+
+    factor: int  # the large model's layers over the small one's
+    tokens: int  # that the small model sees, at least; it ends with the update that reaches them
+    operator: Operator = "stack"
+    small_learning_rate: float | None = None  # the small run's peak; None is the recipe's
+
+    def __post_init__(self) -> None:
+        for name, least in (("factor", 2), ("tokens", 1)):
+            value = getattr(self, name)
+            if not whole(value, least):
+                raise InvalidRecipe(
+                    f"A growth's {name} must be a whole number from {least} on, not {value!r}."
+                )
+        if self.operator not in get_args(Operator):
+            raise InvalidRecipe(
+                f"Models grow by {', '.join(get_args(Operator))}, not by {self.operator!r}."
+            )
 
 
 @dataclass(frozen=True)

@@ -9,62 +9,30 @@
 Each part goes on where it was killed or stopped, and what is done is not done again. The large run
 reads on after the small one's last token (mixlab/training/beginning.py), so that together they read
 what one run of the recipe reads. Told are both as one: steps, tokens, observations and what was
-consumed count from the small run's first update; each event says its stage, "small" or "large".
+consumed count from the small run's first update; each event says its stage.
 """
 
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args
 
-from mixlab.corpora.files import read_json, write_json
 from mixlab.corpora.sampling import Sampler
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import DomainTooSmall, InvalidRecipe
-from mixlab.growing.planning import large_of, small_of
-from mixlab.growing.stacking import Operator, grow
-from mixlab.recipes.shape import whole
+from mixlab.growing.planning import Growth, large_of, small_of
+from mixlab.growing.stacking import grow
 from mixlab.training.beginning import Beginning
 from mixlab.training.checkpoints.folders import locked
-from mixlab.training.checkpoints.keeping import FOLDER
 from mixlab.training.data import check_vocabulary, last_step, sampler_of
 from mixlab.training.events import Emit, Event
-from mixlab.training.parts import Parts
-from mixlab.training.running import check_room, run_spec
+from mixlab.training.parts import Parts, claim
+from mixlab.training.running import Run, Stop, check_room
 from mixlab.training.spec import RunSpec
 from mixlab.training.weights import WEIGHTS
 
-SPEC, ASKED, ENDED, GROWN, SMALL = (
-    "spec.json", "growth.json", "ended.json", "grown.safetensors", "small",
-)  # fmt: skip
-
-Stop = Callable[[], bool]
-Run = Callable[[RunSpec, Emit, Stop], Event]
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How a run grows. Raises InvalidRecipe for numbers that are none, and unknown operators."""
-
-    factor: int  # the large model's layers over the small one's
-    tokens: int  # that the small model sees, at least; it ends with the update that reaches them
-    operator: Operator = "stack"
-    small_learning_rate: float | None = None  # the small run's peak; None is the recipe's
-
-    def __post_init__(self) -> None:
-        for name, least in (("factor", 2), ("tokens", 1)):
-            value = getattr(self, name)
-            if not whole(value, least):
-                raise InvalidRecipe(
-                    f"A growth's {name} must be a whole number from {least} on, not {value!r}."
-                )
-        if self.operator not in get_args(Operator):
-            raise InvalidRecipe(
-                f"Models grow by {', '.join(get_args(Operator))}, not by {self.operator!r}."
-            )
+ASKED, GROWN, SMALL = "growth.json", "grown.safetensors", "small"
 
 
 def run_grown(
@@ -86,15 +54,11 @@ def run_grown(
     depth, tokens that leave no update to a part, a branch, or a folder of another run, and
     DomainTooSmall where `max_epochs` ends the run before it has grown.
     """
-    parts = _Parts(spec, growth)
-    parts.check(processes)
-    parts.claim()
+    grown = _Grown(spec, growth)
+    grown.check(processes)
+    grown.claim()
     with _held(spec.folder / SMALL):
-        return parts.train(emit, stop, run or _here)
-
-
-def _here(spec: RunSpec, emit: Emit, stop: Stop) -> Event:
-    return run_spec(spec, emit=emit, stop=stop)
+        return grown.train(Parts(grown.steps, emit=emit, stop=stop, run=run))
 
 
 @contextmanager
@@ -108,7 +72,7 @@ def _held(folder: Path) -> Iterator[None]:
             os.close(lock)
 
 
-class _Parts:
+class _Grown:
     """The two runs of a grown recipe."""
 
     def __init__(self, spec: RunSpec, growth: Growth) -> None:
@@ -125,6 +89,7 @@ class _Parts:
             whole_run, growth.factor, growth.tokens, learning_rate=growth.small_learning_rate
         )
         self.large_recipe = large_of(whole_run, self.small_recipe)
+        self.steps = self.small_recipe.steps + self.large_recipe.steps
 
     @property
     def small(self) -> RunSpec:
@@ -171,54 +136,26 @@ class _Parts:
 
     def claim(self) -> None:
         """Say in the folder what is trained there. Raises InvalidRecipe where it is another run."""
-        folder = self.spec.folder
         told = {
             "growth": asdict(self.growth),
             "recipe": self.small_recipe.to_dict(), "large_recipe": self.large_recipe.to_dict(),
             "schedule": self.spec.schedule.to_dict(), "seed": self.spec.seed,
             "corpus": self.corpus.fingerprint,
         }  # fmt: skip
-        if (folder / ASKED).is_file():
-            before, now = read_json(folder / ASKED), json.loads(json.dumps(told))
-            other = [name for name in now if before.get(name) != now[name]]
-            what = f"with another {' and '.join(other)}" if other else ""
-        else:
-            what = "that doesn't grow" if (folder / FOLDER).exists() else ""
-        if what:
-            raise InvalidRecipe(f"{folder} holds a run {what}; give this one a folder of its own.")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ASKED, told)
+        claim(self.spec.folder, ASKED, told, else_holds="that doesn't grow")
 
-    def train(self, emit: Emit, stop: Stop, run: Run) -> Event:
+    def train(self, parts: Parts) -> Event:
         """Both runs and the growth between them, as far as they are not done."""
-        parts = Parts(self.small_recipe.steps + self.large_recipe.steps)
-        small = self._small_ended(parts, emit, stop, run)
+        small = parts.train(self.small, "small model")
         if small["event"] == "stopped":
-            return _told(parts.ended(small, "small"), emit)
-        parts.over(small, self.small_recipe.tokens, "small")
-        emit({"event": "stage", "stage": "growth"})
+            return parts.end(small)
+        parts.stage("growth")
         self._grow()
-        if stop():
-            return _told({**small, "event": "stopped", "stage": "small"}, emit)
-        emit({"event": "stage", "stage": "large"})
-        large = self.large
-        large.write(large.folder / SPEC)
-        ended = run(large, lambda told: parts.tell(told, emit, "large"), stop)
+        if parts.stop():
+            return parts.end({**small, "event": "stopped"})
+        large = parts.train(self.large, "large model", last=True)
         grown_at = {"step": self.small_recipe.steps, "tokens": self.small_recipe.tokens}
-        return _told({**parts.ended(ended, "large"), "grown_at": grown_at}, emit)
-
-    def _small_ended(self, parts: Parts, emit: Emit, stop: Stop, run: Run) -> Event:
-        """The small run's last event, of now or of an attempt before."""
-        spec = self.small
-        file = spec.folder / ENDED
-        if file.is_file():
-            return read_json(file)
-        emit({"event": "stage", "stage": "small"})
-        spec.write(spec.folder / SPEC)
-        ended = run(spec, lambda told: parts.tell(told, emit, "small"), stop)
-        if ended["event"] == "ended":
-            write_json(file, ended)
-        return ended
+        return parts.end({**large, "grown_at": grown_at})
 
     def _grow(self) -> None:
         folder = self.spec.folder
@@ -228,8 +165,3 @@ class _Parts:
         if not (folder / GROWN).is_file():
             growth = self.growth
             grow(folder / SMALL / WEIGHTS, folder / GROWN, growth.factor, growth.operator)
-
-
-def _told(event: Event, emit: Emit) -> Event:
-    emit(event)
-    return event

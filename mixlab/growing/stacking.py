@@ -20,15 +20,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, get_args
 
 from safetensors import SafetensorError, safe_open
 
 from mixlab.corpora.files import file_sha256, write_atomically
 from mixlab.errors import InvalidRecipe, MissingFile, NotWritten, TruncatedFile
+from mixlab.growing.planning import Operator
 from mixlab.recipes.shape import whole
-
-Operator = Literal["stack", "interleave", "zero"]
 
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 INTO_STREAM = ("attention.output.weight", "ffn.down.weight")

@@ -13,14 +13,13 @@ rates of its own, and draws anew from what the first round read. Each part goes 
 killed or stopped, and what is done is not done again.
 """
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mixlab.corpora.drawn import DRAWN_FILE, DrawnSet, write_drawn
-from mixlab.corpora.files import read_json, write_json
+from mixlab.corpora.files import read_json
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import InvalidRecipe
 from mixlab.mixture import Mixture
@@ -30,18 +29,14 @@ from mixlab.rounds.scores import read_scores
 from mixlab.rounds.scoring import score, scored_run
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.beginning import Beginning
-from mixlab.training.checkpoints.keeping import FOLDER
 from mixlab.training.events import Emit, Event
-from mixlab.training.parts import Parts
-from mixlab.training.running import run_spec
+from mixlab.training.parts import Parts, claim
+from mixlab.training.running import Run, Stop
 from mixlab.training.spec import RunSpec
 from mixlab.training.weights import WEIGHTS
 
-SPEC, ASKED, ENDED, SCORES = "spec.json", "rounds.json", "ended.json", "scores"
+ASKED, SCORES = "rounds.json", "scores"
 PARTS = 8  # files of scores of a round
-
-Stop = Callable[[], bool]
-Run = Callable[[RunSpec, Emit, Stop], Event]
 
 
 def run_rounds(
@@ -55,13 +50,9 @@ def run_rounds(
     Raises what `train` raises; before any work InvalidRecipe for too few updates, a schedule of
     several mixtures, a run that begins elsewhere, `max_epochs`, and a folder of another run.
     """
-    parts = _Rounds(spec, rounds)
-    parts.claim()
-    return parts.train(emit, stop, run or _here)
-
-
-def _here(spec: RunSpec, emit: Emit, stop: Stop) -> Event:
-    return run_spec(spec, emit=emit, stop=stop)
+    asked = _Rounds(spec, rounds)
+    asked.claim()
+    return asked.train(Parts(spec.recipe.steps, emit=emit, stop=stop, run=run))
 
 
 class _Rounds:
@@ -79,55 +70,25 @@ class _Rounds:
 
     def claim(self) -> None:
         """Say in the folder what is trained there. Raises InvalidRecipe where it is another run."""
-        folder = self.spec.folder
         told = {
             "rounds": asdict(self.rounds), "recipe": self.spec.recipe.to_dict(),
             "schedule": self.spec.schedule.to_dict(), "seed": self.spec.seed,
             "corpus": self.corpus.fingerprint,
         }  # fmt: skip
-        if (folder / ASKED).is_file():
-            before, now = read_json(folder / ASKED), json.loads(json.dumps(told))
-            other = [name for name in now if before.get(name) != now[name]]
-            what = f"with another {' and '.join(other)}" if other else ""
-        else:
-            what = "of one round" if (folder / FOLDER).exists() else ""
-        if what:
-            raise InvalidRecipe(f"{folder} holds a run {what}; give this one a folder of its own.")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ASKED, told)
+        claim(self.spec.folder, ASKED, told, else_holds="of one round")
 
-    def train(self, emit: Emit, stop: Stop, run: Run) -> Event:
+    def train(self, parts: Parts) -> Event:
         """All rounds, as far as they are not done."""
-        parts = Parts(sum(recipe.steps for recipe in self.recipes))
         count = self.rounds.count
-        for number in range(1, count + 1):
+        for number in range(1, count):
             stage = f"round {number} of {count}"
-            emit({"event": "stage", "stage": stage})
-            ended = self._trained(number, parts, emit, stop, run)
-            told = parts.ended(ended, stage)
-            if ended["event"] == "stopped" or number == count:
-                emit(told)
-                return told
-            parts.over(ended, self.recipes[number - 1].tokens, stage)
-            emit({"event": "stage", "stage": f"score {stage}"})
-            if not self._drawn(number, stop):
-                stopped = {**told, "event": "stopped"}
-                emit(stopped)
-                return stopped
-        raise AssertionError("a run has at least two rounds")
-
-    def _trained(self, number: int, parts: Parts, emit: Emit, stop: Stop, run: Run) -> Event:
-        """A round's last event, of now or of an attempt before."""
-        spec = self._spec(number)
-        file = spec.folder / ENDED
-        if file.is_file():
-            return read_json(file)
-        spec.write(spec.folder / SPEC)
-        stage = f"round {number} of {self.rounds.count}"
-        ended = run(spec, lambda told: parts.tell(told, emit, stage), stop)
-        if ended["event"] == "ended" and number < self.rounds.count:
-            write_json(file, ended)
-        return ended
+            told = parts.train(self._spec(number), stage)
+            if told["event"] == "stopped":
+                return parts.end(told)
+            parts.stage(f"score {stage}")
+            if not self._drawn(number, parts.stop):
+                return parts.end({**told, "event": "stopped"})
+        return parts.end(parts.train(self._spec(count), f"round {count} of {count}", last=True))
 
     def _spec(self, number: int) -> RunSpec:
         folder = self.folder(number)

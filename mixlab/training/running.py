@@ -13,10 +13,11 @@ from mixlab.training.placement import chosen_device
 from mixlab.training.records import TokenCorpus, TrainingProgress
 from mixlab.training.spec import RunSpec
 
+Stop = Callable[[], bool]
+Run = Callable[[RunSpec, Emit, Stop], Event]
 
-def run_spec(
-    spec: RunSpec, *, emit: Emit, stop: Callable[[], bool], world: World | None = None
-) -> Event:
+
+def run_spec(spec: RunSpec, *, emit: Emit, stop: Stop, world: World | None = None) -> Event:
     """Train to the end, or until `stop` says so; `emit` gets progress, observations, the end.
 
     Returns the last event, "ended" or "stopped". Resumes where the spec's folder has a

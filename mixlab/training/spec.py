@@ -22,6 +22,7 @@ from mixlab.training.beginning import Beginning, check_alone
 from mixlab.training.branches import Branch
 from mixlab.training.trackers import check_trackers
 
+SPEC = "spec.json"  # the file in the run's folder
 SHARDINGS = ("auto", "replicate", "shard")
 
 
@@ -109,6 +110,11 @@ class RunSpec:
                 f"A run is described by {', '.join(field.name for field in fields(cls))}; "
                 f"what was given can't be read: {type(problem).__name__}: {problem}."
             ) from problem
+
+    @property
+    def file(self) -> Path:
+        """Where the spec lies in the run's folder."""
+        return self.folder / SPEC
 
     def write(self, path: Path) -> Path:
         """Write the spec as JSON; it appears whole or not at all."""

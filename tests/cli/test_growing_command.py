@@ -34,7 +34,7 @@ def train(folder: Path, *options: str, **changes: str | None) -> Result:
 def test_a_grown_run_is_told_as_one_and_goes_on_as_one(folder: Path) -> None:
     done = train(folder)
     assert done.exit_code == 0, done.output
-    stages = ("the small model's run", "its blocks are stacked", "the large model's run")
+    stages = ("small model", "growth", "large model")
     assert [done.stderr.index(stage) for stage in stages] == sorted(map(done.stderr.index, stages))
     assert "grown after step 4, 8,192 tokens" in done.stdout
     again = train(folder, "--json")

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import DomainTooSmall, InUse, InvalidRecipe
-from mixlab.growing.running import Growth, run_grown
+from mixlab.growing.planning import Growth
+from mixlab.growing.running import run_grown
 from mixlab.mixture import Mixture
 from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training import Beginning, Branch, train
@@ -132,10 +133,10 @@ def test_events_count_over_both_parts_and_say_their_stage(
 ) -> None:
     told = whole[2]
     stages = [one["stage"] for one in told if one["event"] == "stage"]
-    assert stages == ["small", "growth", "large"]
+    assert stages == ["small model", "growth", "large model"]
     seen = [one for one in told if one["event"] == "observation"]
     assert [(one["step"], one["stage"]) for one in seen] == [
-        (4, "small"), (8, "small"), (12, "large"), (24, "large"),
+        (4, "small model"), (8, "small model"), (12, "large model"), (24, "large model"),
     ]  # fmt: skip
     assert [one["tokens"] for one in seen] == [RECIPE.tokens_before(s + 1) for s in (4, 8, 12, 24)]
     progress = [one for one in told if one["event"] == "progress"]
@@ -163,8 +164,9 @@ def test_a_grown_run_that_is_stopped_anywhere_goes_on_to_the_last_bit(
 
 @pytest.mark.parametrize(
     ("event", "stage"),
-    [("stage", "small"), ("observation", "small"), ("stage", "growth"), ("stage", "large"),
-     ("observation", "large"), ("ended", "large")],
+    [("stage", "small model"), ("observation", "small model"), ("stage", "growth"),
+     ("stage", "large model"),
+     ("observation", "large model"), ("ended", "large model")],
 )  # fmt: skip
 def test_a_grown_run_that_fails_between_any_two_parts_goes_on_to_the_last_bit(
     event: str, stage: str,

@@ -8,13 +8,14 @@ recorded as diverged, and the job fails with the reason. SIGTERM makes a checkpo
 attempt goes on from it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import Diverged
-from mixlab.growing.running import Growth, run_grown
+from mixlab.growing.planning import Growth
+from mixlab.growing.running import run_grown
 from mixlab.ledger.records import Run, RunRole
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe
@@ -23,7 +24,7 @@ from mixlab.rounds.running import drawn_for, run_rounds
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.events import Emit, Event
 from mixlab.training.launching import Ranks, RanksCrashed
-from mixlab.training.running import run_spec
+from mixlab.training.running import Stop, run_spec
 from mixlab.training.spec import RunSpec
 from workers.jobs.context import Crashed, JobContext, Stopped
 from workers.jobs.devices import processes_of
@@ -98,9 +99,7 @@ def _train(context: JobContext, spec: RunSpec, emit: Emit) -> dict[str, Any]:
     return {"drawn": drawn_for(spec.folder)} if payload.get("rounds") else told
 
 
-def _part(
-    context: JobContext, processes: int, spec: RunSpec, emit: Emit, stop: Callable[[], bool]
-) -> Event:
+def _part(context: JobContext, processes: int, spec: RunSpec, emit: Emit, stop: Stop) -> Event:
     """Train what a spec describes, in this process or in several."""
     if processes > 1:
         return _supervised(context, spec, processes, emit, stop)
@@ -108,10 +107,10 @@ def _part(
 
 
 def _supervised(
-    context: JobContext, spec: RunSpec, processes: int, emit: Emit, stop: Callable[[], bool]
+    context: JobContext, spec: RunSpec, processes: int, emit: Emit, stop: Stop
 ) -> Event:
     """Train in several processes. Raises Crashed where they died; the log has their last words."""
-    path = spec.write(spec.folder / "spec.json")
+    path = spec.write(spec.file)
     grace = context.settings.checkpoint_grace_seconds
     with Ranks.start(path, processes, grace_seconds=grace, threads=spec.threads) as ranks:
         try:

@@ -20,9 +20,8 @@ from mixlab.errors import MissingFile, TruncatedFile
 from mixlab.recipes import Architecture
 from mixlab.training.huggingface.exporting import TOKENIZER
 from mixlab.training.huggingface.importing import HuggingFaceModel
+from mixlab.training.spec import SPEC
 from mixlab.training.weights import WEIGHTS
-
-SPEC = "spec.json"
 
 
 @dataclass(frozen=True)
