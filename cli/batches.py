@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.mixtures import schedule
+from cli.options import MIXTURE, AsJson, CorpusFolder
 from cli.showing import print_lines, table
 from mixlab.corpora.drawn import DRAWN_FILE, DRAWN_FROM, DrawnCorpus, DrawnSet
 from mixlab.corpora.placements import Piece, Placement
@@ -34,18 +35,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Corpus = Annotated[Path, typer.Argument(help="Folder of a tokenised corpus.")]
-MixtureOption = Annotated[
-    str | None,
-    typer.Option("--mixture", metavar="FILE|JSON|DOMAIN=SHARE,...", help="Mixture or schedule."),
-]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="Recipe of the run, by name.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the run.")]
 RunOption = Annotated[
     Path | None,
     typer.Option("--run", help="A run's folder with checkpoints, instead of the three above."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @dataclass(frozen=True)
@@ -83,11 +78,11 @@ class _Run:
 
 @app.command()
 def show(
-    corpus: Corpus,
+    corpus: CorpusFolder,
     step: Annotated[
         int, typer.Option(min=1, max=MOST_STEPS, help="The weight update, counted from 1.")
     ],
-    mixture: MixtureOption = None,
+    mixture: Annotated[str | None, MIXTURE] = None,
     recipe_name: RecipeOption = None,
     seed: SeedOption = 0,
     run: RunOption = None,
@@ -114,14 +109,14 @@ def show(
 
 @app.command()
 def consumed(
-    corpus: Corpus,
+    corpus: CorpusFolder,
     steps: Annotated[
         int | None,
         typer.Option(
             min=1, max=MOST_STEPS, help="So many updates from the first; the recipe's if none"
         ),
     ] = None,
-    mixture: MixtureOption = None,
+    mixture: Annotated[str | None, MIXTURE] = None,
     recipe_name: RecipeOption = None,
     seed: SeedOption = 0,
     run: RunOption = None,

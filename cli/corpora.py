@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cli.options import AsJson
 from mixlab.corpora.catalogue import (
     FetchedCorpus,
     catalogue_names,
@@ -28,7 +29,6 @@ Folder = Annotated[
     Path | None,
     typer.Option(envvar="MIXLAB_CORPORA", help="Where fetched corpora and packages are kept."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def default_folder() -> Path:

@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli.options import AsJson
 from cli.questions import Given, asking
 from cli.showing import print_lines, regret_line, table
-from cli.table import AsJson, load
+from cli.table import load
 from mixlab.design import NextRuns, Size, decide, filling_mixtures, next_runs, plan_runs
 from mixlab.fitting import Fit
 from mixlab.mixture import Mixture

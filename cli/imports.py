@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cli.options import AsJson
 from cli.showing import print_lines
-from cli.table import AsJson
 from mixlab.importing import FORMATS, import_files
 from mixlab.tables import TableReport, write_table
 

@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli.options import AsJson
 from cli.showing import print_lines, table
-from cli.table import AsJson, Law, ShareFloor, Table
+from cli.table import Law, ShareFloor, Table
 from mixlab.laws import AUTO, LAWS
 from mixlab.laws import Law as AnyLaw
 from mixlab.scoring import Score

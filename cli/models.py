@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from cli.mixtures import schedule
+from cli.options import MIXTURES
 from cli.showing import print_lines, table
 from mixlab.corpora.drawn import DRAWN_FROM
 from mixlab.corpora.shards import TokenisedCorpus
@@ -99,9 +100,7 @@ def inherit_model(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     recipe: Annotated[str, typer.Option(help="The smaller model's; `mixlab recipe list`.")],
     corpus: Annotated[Path, typer.Option(help="Folder of a corpus in the donor's tokens.")],
-    mixture: Annotated[
-        str, typer.Option(metavar="FILE|JSON|DOMAIN=SHARE,...", help="What to calibrate on.")
-    ],
+    mixture: Annotated[str, typer.Option(metavar=MIXTURES, help="What to calibrate on.")],
     importance: Annotated[
         Criterion, typer.Option(help="Of neurons, heads and dimensions.")
     ] = Criterion.taylor,

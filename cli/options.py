@@ -1,8 +1,9 @@
-"""Options that all commands share which ask the service."""
+"""Options that commands share: where the service is, what a mixture is, how to print."""
 
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,10 @@ ApiKey = Annotated[
         help="A key of `mixlab keys create`; rather in the environment, where nobody else sees it.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CorpusFolder = Annotated[Path, typer.Argument(help="Folder of a tokenised corpus.")]
+MIXTURES = "FILE|JSON|DOMAIN=SHARE,..."  # what cli.mixtures.schedule reads
+MIXTURE = typer.Option("--mixture", metavar=MIXTURES, help="Mixture or schedule.")
 
 
 def checked_id(given: str) -> str:

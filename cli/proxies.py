@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from cli.named_mixtures import Named, named_mixtures
+from cli.options import AsJson
 from cli.showing import print_lines, progress_bar, table
 from cli.training import stopping
 from mixlab.corpora.files import write_json
@@ -59,7 +60,6 @@ Mixtures = Annotated[
 ]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="A kill loses at most that much.")]
 Seconds = Annotated[float, typer.Option(min=0, help="For measuring, about.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()

@@ -9,12 +9,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cli.options import AsJson
 from cli.shapes import search
 from cli.showing import table
 from mixlab.recipes import RECIPES, Flops, Recipe, recipe
 from mixlab.recipes.describing import described, schedule_in_words, short_rate, story
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 app = typer.Typer(
     name="recipe", help="Recipes of training runs: list, show, search.", no_args_is_help=True
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from cli.options import AsJson
 from cli.showing import print_lines, table
 from mixlab.recipes import Flops
 from mixlab.recipes.search import (
@@ -41,7 +42,6 @@ Top = Annotated[int, typer.Option(min=1, help="Show so many.")]
 Measure = Annotated[
     bool, typer.Option("--measure", help="Time training of each that is shown, here.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def search(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cli.options import AsJson
 from cli.questions import (
     AtStep,
     Budget,
@@ -31,7 +32,6 @@ from mixlab.tables import TableReport
 
 REPLICATES = 100
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Table = Annotated[
     Path,
     typer.Argument(

@@ -10,6 +10,7 @@ from rich.markup import escape
 from tokenizers import Tokenizer
 
 from cli.mixtures import schedule
+from cli.options import MIXTURE, AsJson, CorpusFolder
 from cli.showing import print_lines, table
 from mixlab.compressing import (
     Compressed,
@@ -47,22 +48,16 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Corpus = Annotated[Path, typer.Argument(help="Folder of a tokenised corpus.")]
-MixtureOption = Annotated[
-    str,
-    typer.Option("--mixture", metavar="FILE|JSON|DOMAIN=SHARE,...", help="Mixture or schedule."),
-]
 Tokens = Annotated[
     int | None,
     typer.Option(min=1, help="Of a schedule: tokens of the run, whose mean mixture is taken."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
 def coverage(
-    corpus: Corpus,
-    mixture: MixtureOption,
+    corpus: CorpusFolder,
+    mixture: Annotated[str, MIXTURE],
     tokens: Tokens = None,
     recipe_name: Annotated[
         str | None,
@@ -93,8 +88,8 @@ def coverage(
 
 @app.command("compress")
 def compress_tokenizer(
-    corpus: Corpus,
-    mixture: MixtureOption,
+    corpus: CorpusFolder,
+    mixture: Annotated[str, MIXTURE],
     vocabulary: Annotated[int, typer.Option(min=1, help="Tokens to keep, special ones included.")],
     out: Annotated[Path, typer.Option(help="The new tokenizer.json; must not be there yet.")],
     tokens: Tokens = None,

@@ -20,6 +20,7 @@ from rich.console import Console
 from cli.errors import CommandFailed
 from cli.methods import growth_of, rounds_of
 from cli.mixtures import schedule
+from cli.options import MIXTURES, AsJson
 from cli.training_output import Bar, Emit, Event, show
 from mixlab.errors import InvalidRecipe, MissingFile
 from mixlab.growing.planning import Growth
@@ -44,7 +45,7 @@ Recipe = Annotated[str | None, typer.Option(help="One that `mixlab recipe list` 
 Mixture = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE|JSON|DOMAIN=SHARE,...",
+        metavar=MIXTURES,
         help="A mixture, a solution, or a schedule of mixtures.",
     ),
 ]
@@ -106,7 +107,6 @@ Milestone = Annotated[
     list[int] | None, typer.Option(help="A step whose checkpoint stays for ever; repeat it.")
 ]
 Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or mlflow; repeat it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def train(
