@@ -11,6 +11,15 @@ import uvicorn
 from api.app import create_app
 from api.settings import Settings
 from mixlab.ledger import Ledger
+from tests.training.conftest import write_small_corpus
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenised corpus."""
+    found = tmp_path_factory.mktemp("train")
+    write_small_corpus(found / "corpus")
+    return found
 
 
 @pytest.fixture(scope="module")

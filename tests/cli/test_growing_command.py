@@ -10,25 +10,13 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 from mixlab.errors import InvalidBudget, InvalidRecipe
 from mixlab.recipes import recipe
-from tests.training.conftest import write_small_corpus
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenised corpus."""
-    found = tmp_path_factory.mktemp("grow")
-    write_small_corpus(found / "corpus")
-    return found
+from tests.cli import training
 
 
 def train(folder: Path, *options: str, **changes: str | None) -> Result:
-    given: dict[str, str | None] = {
-        "corpus": str(folder / "corpus"), "recipe": "proxy_tiny", "steps": "12",
-        "mixture": "counting=0.5,noise=0.5", "threads": "1", "out": str(folder / "run"),
-        "processes": "1", "grow": "2", "grow-at": str(4 * recipe("proxy_tiny").tokens_per_step),
-    }  # fmt: skip
-    words = [w for k, v in (given | changes).items() if v is not None for w in (f"--{k}", v)]
-    return CliRunner().invoke(app, ["train", *words, *options], env={"COLUMNS": "100"})
+    at = str(4 * recipe("proxy_tiny").tokens_per_step)
+    given: dict[str, str | None] = {"recipe": "proxy_tiny", "grow": "2", "grow-at": at}
+    return training.train(folder, *options, **(given | changes))
 
 
 def test_a_grown_run_is_told_as_one_and_goes_on_as_one(folder: Path) -> None:

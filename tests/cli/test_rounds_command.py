@@ -4,28 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from cli.main import app
 from mixlab.errors import InvalidRecipe
-from tests.training.conftest import write_small_corpus
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenised corpus."""
-    found = tmp_path_factory.mktemp("rounds")
-    write_small_corpus(found / "corpus")
-    return found
-
-
-def train(folder: Path, *options: str) -> Result:
-    given = {
-        "corpus": str(folder / "corpus"), "recipe": "proxy_smoke", "steps": "12",
-        "mixture": "counting=0.5,noise=0.5", "threads": "1", "processes": "1",
-    }  # fmt: skip
-    words = [word for name, value in given.items() for word in (f"--{name}", value)]
-    return CliRunner().invoke(app, ["train", *words, *options], env={"COLUMNS": "100"})
+from tests.cli.training import train
 
 
 def test_rounds_are_told_as_one_run_and_go_on_as_one(folder: Path) -> None:

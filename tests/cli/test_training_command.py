@@ -13,35 +13,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner, Result
 
-from cli.main import app
 from cli.mixtures import schedule
 from mixlab.errors import InvalidMixture, InvalidRecipe, MissingFile, TruncatedFile
 from mixlab.mixture import Mixture
 from mixlab.schedules import MixtureSchedule
-from tests.training.conftest import write_small_corpus
+from tests.cli.training import train
 from tests.workers.conftest import processes
 
 HALF = {"counting": 0.5, "noise": 0.5}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenised corpus."""
-    found = tmp_path_factory.mktemp("train")
-    write_small_corpus(found / "corpus")
-    return found
-
-
-def train(folder: Path, *options: str, **changes: str | None) -> Result:
-    given: dict[str, str | None] = {
-        "corpus": str(folder / "corpus"), "recipe": "proxy_smoke", "steps": "12",
-        "mixture": "counting=0.5,noise=0.5", "threads": "1", "out": str(folder / "run"),
-        "processes": "1",
-    }  # fmt: skip
-    words = [w for k, v in (given | changes).items() if v is not None for w in (f"--{k}", v)]
-    return CliRunner().invoke(app, ["train", *words, *options], env={"COLUMNS": "100"})
 
 
 class TestMixtures:

@@ -109,8 +109,8 @@ class TestQuota:
             submit(mine, max_active=default)
 
     def test_nobody_in_particular_has_none(self, ledger: Ledger) -> None:
-        for _ in range(3):
-            submit(ledger, max_active=1)
+        made = {submit(ledger, max_active=1).id for _ in range(3)}
+        assert made == {job.id for job in ledger.jobs(state=JobState.QUEUED)}
 
     def test_the_same_request_again_is_no_job_more(self, ledger: Ledger) -> None:
         alice = ledger.of(ALICE)
