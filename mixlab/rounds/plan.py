@@ -30,9 +30,10 @@ class Rounds:
         check_unit(self.unit)
 
     def recipes(self, recipe: Recipe) -> tuple[Recipe, ...]:
-        """Each round's recipe; their updates sum to the recipe's.
+        """Each round's recipe; their updates sum to the recipe's, and so do its evaluations.
 
-        Raises InvalidRecipe where a later round would have no update.
+        Every round is evaluated at its end too. Raises InvalidRecipe where a later round would
+        have no update.
         """
         first = recipe.steps / (1 + (self.count - 1) * self.share)
         later = int(first * self.share)
@@ -41,13 +42,22 @@ class Rounds:
                 f"{recipe.name} has {recipe.steps} updates, too few for {self.count} rounds at a "
                 f"share of {self.share:g}; take more updates, or fewer rounds."
             )
+        first_steps = recipe.steps - (self.count - 1) * later
         again = recipe.lasting(later)
         if self.learning_rate is not None:
             again = replace(again, learning_rate=self.learning_rate)
+        begins = range(first_steps, recipe.steps, later)
         return (
-            recipe.lasting(recipe.steps - (self.count - 1) * later),
-            *[again] * (self.count - 1),
+            _evaluated(recipe.lasting(first_steps), recipe, 0),
+            *[_evaluated(again, recipe, before) for before in begins],
         )
+
+
+def _evaluated(part: Recipe, recipe: Recipe, before: int) -> Recipe:
+    """A round after `before` updates, evaluated where the recipe is, and at its end."""
+    steps = {step - before for step in recipe.evaluation_steps if step > before}
+    within = {step for step in steps if step < part.steps}
+    return replace(part, evaluation_steps=tuple(sorted({*within, part.steps})))
 
 
 def check_share(share: float) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mixlab.corpora.drawn import DRAWN_FILE, DrawnSet
@@ -57,10 +59,9 @@ def test_two_rounds_are_told_as_one_run(spec: RunSpec) -> None:
     last, told = trained(spec, Rounds(2, 0.5))
     assert last["event"] == "ended"
     assert last["step"] == STEPS
-    assert [seen["step"] for seen in last["observations"]] == [8, 16, 24, 32, 36, 40, 44, 48]
-    assert [seen["tokens"] for seen in last["observations"]] == [
-        256 * s for s in (8, 16, 24, 32, 36, 40, 44, 48)
-    ]
+    # Where the recipe is evaluated, 24 and 48, and at the end of the first round.
+    assert [seen["step"] for seen in last["observations"]] == [24, 32, 48]
+    assert [seen["tokens"] for seen in last["observations"]] == [256 * s for s in (24, 32, 48)]
     assert sum(sum(one["tokens"].values()) for one in last["consumed"]) == spec.recipe.tokens
     assert [one["stage"] for one in told if one["event"] == "stage"] == [
         "round 1 of 2", "score round 1 of 2", "round 2 of 2",
@@ -72,6 +73,24 @@ def test_two_rounds_are_told_as_one_run(spec: RunSpec) -> None:
     assert drawn["drift"] < 0.01
     later = [one["tokens"]["counting"] for one in last["consumed"] if one["from_step"] >= 32]
     assert sum(later) == pytest.approx(0.7 * 16 * 256, abs=32)
+
+
+@given(
+    steps=st.integers(6, 200), count=st.integers(2, 4), share=st.sampled_from([0.25, 0.5, 0.9]),
+    seen=st.sets(st.integers(1, 200), min_size=1),
+)  # fmt: skip
+def test_rounds_have_the_updates_and_evaluations_of_the_recipe(
+    steps: int, count: int, share: float, seen: set[int]
+) -> None:
+    wanted = sorted({step for step in seen if step <= steps} or {steps})
+    recipe = replace(small_recipe(steps), evaluation_steps=tuple(wanted))
+    ends, before = [], 0
+    for part in Rounds(count, share).recipes(recipe):
+        at = {before + step for step in part.evaluation_steps}
+        before += part.steps
+        ends.append(before)
+        assert at == {step for step in wanted if before - part.steps < step <= before} | {before}
+    assert (len(ends), ends[-1]) == (count, steps)
 
 
 def test_what_is_drawn_was_read_and_is_harder(spec: RunSpec, folder: Path) -> None:
