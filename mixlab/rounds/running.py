@@ -26,8 +26,8 @@ from mixlab.errors import InvalidRecipe
 from mixlab.mixture import Mixture
 from mixlab.rounds.drawing import draw
 from mixlab.rounds.plan import Rounds
-from mixlab.rounds.scores import read_scores
-from mixlab.rounds.scoring import score, scored_run
+from mixlab.rounds.scores import part_file, read_scores
+from mixlab.rounds.scoring import Progress, score, scored_run
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.beginning import Beginning
 from mixlab.training.checkpoints.keeping import FOLDER
@@ -42,22 +42,60 @@ PARTS = 8  # files of scores of a round
 
 Stop = Callable[[], bool]
 Run = Callable[[RunSpec, Emit, Stop], Event]
+Score = Callable[[int], bool]
 
 
 def run_rounds(
-    spec: RunSpec, rounds: Rounds, *, emit: Emit, stop: Stop, run: Run | None = None
+    spec: RunSpec,
+    rounds: Rounds,
+    *,
+    emit: Emit,
+    stop: Stop,
+    run: Run | None = None,
+    score: Score | None = None,
 ) -> Event:
     """Train what `spec` describes in rounds; `run` trains a round, here where none is given.
 
-    Returns the last event, "ended", or "stopped": the same call goes on from there. Events are of
-    all rounds as one, and name their stage.
+    `score` sees to the scores by the model of a round's number, and says whether all parts are
+    there; where none is given they are made here, one after another. Returns the last event,
+    "ended", or "stopped" by `stop` or for want of scores: the same call goes on from there.
+    Events are of all rounds as one, and name their stage.
 
     Raises what `train` raises; before any work InvalidRecipe for too few updates, a schedule of
     several mixtures, a run that begins elsewhere, `max_epochs`, and a folder of another run.
     """
     parts = _Rounds(spec, rounds)
     parts.claim()
-    return parts.train(emit, stop, run or _here)
+    return parts.train(
+        emit, stop, run or _here, score or (lambda number: parts.scored(number, stop))
+    )
+
+
+def score_part(
+    spec: RunSpec,
+    rounds: Rounds,
+    number: int,
+    part: int,
+    *,
+    stop: Stop,
+    progress: Progress | None = None,
+) -> bool:
+    """Score a part, of PARTS, of what the first round read by the model of round `number`.
+
+    Whether it is done: False where `stop()` said so. Raises what `score` raises.
+    """
+    return _Rounds(spec, rounds).score(number, part, stop, progress)
+
+
+def unscored(folder: Path, rounds: Rounds, number: int) -> list[int]:
+    """The parts of a round's scores that a run's folder lacks."""
+    scores = folder_of(folder, rounds, number) / SCORES
+    return [part for part in range(PARTS) if not part_file(scores, part, PARTS).is_file()]
+
+
+def folder_of(folder: Path, rounds: Rounds, number: int) -> Path:
+    """Of a round, counted from 1, in the run's folder."""
+    return folder if number == rounds.count else folder / f"round-{number}"
 
 
 def _here(spec: RunSpec, emit: Emit, stop: Stop) -> Event:
@@ -74,8 +112,7 @@ class _Rounds:
 
     def folder(self, number: int) -> Path:
         """Of a round, counted from 1."""
-        last = number == self.rounds.count
-        return self.spec.folder if last else self.spec.folder / f"round-{number}"
+        return folder_of(self.spec.folder, self.rounds, number)
 
     def claim(self) -> None:
         """Say in the folder what is trained there. Raises InvalidRecipe where it is another run."""
@@ -96,7 +133,7 @@ class _Rounds:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / ASKED, told)
 
-    def train(self, emit: Emit, stop: Stop, run: Run) -> Event:
+    def train(self, emit: Emit, stop: Stop, run: Run, score: Score) -> Event:
         """All rounds, as far as they are not done."""
         parts = Parts(sum(recipe.steps for recipe in self.recipes))
         count = self.rounds.count
@@ -110,7 +147,7 @@ class _Rounds:
                 return told
             parts.over(ended, self.recipes[number - 1].tokens, stage)
             emit({"event": "stage", "stage": f"score {stage}"})
-            if not self._drawn(number, stop):
+            if not self._drawn(number, score):
                 stopped = {**told, "event": "stopped"}
                 emit(stopped)
                 return stopped
@@ -149,21 +186,28 @@ class _Rounds:
             return self.spec.schedule
         return MixtureSchedule.of(Mixture.normalised(drawn.told["drawn"]))
 
-    def _drawn(self, number: int, stop: Stop) -> bool:
+    def scored(self, number: int, stop: Stop) -> bool:
+        """Score what the first round read, part after part; False where stopped."""
+        return all(self.score(number, part, stop) for part in range(PARTS))
+
+    def score(self, number: int, part: int, stop: Stop, progress: Progress | None = None) -> bool:
+        """Score a part of what the first round read; False where stopped."""
+        spec, folder = self.spec, self.folder(number)
+        return score(
+            self.recipes[0], self.corpus, spec.schedule, seed=spec.seed,
+            weights=folder / WEIGHTS, folder=folder / SCORES, part=part, parts=PARTS,
+            threads=spec.threads, stop=stop, progress=progress,
+        )  # fmt: skip
+
+    def _drawn(self, number: int, score: Score) -> bool:
         """Score what the first round read, and draw the next one's text; False where stopped."""
         file = self.folder(number + 1) / DRAWN_FILE
         if file.is_file():
             return True
+        if not score(number):
+            return False
         recipe, spec = self.recipes[0], self.spec
         scores = self.folder(number) / SCORES
-        for part in range(PARTS):
-            done = score(
-                recipe, self.corpus, spec.schedule, seed=spec.seed,
-                weights=self.folder(number) / WEIGHTS, folder=scores, part=part, parts=PARTS,
-                threads=spec.threads, stop=stop,
-            )  # fmt: skip
-            if not done:
-                return False
         run = scored_run(recipe, spec.schedule, spec.seed, self.corpus)
         found = draw(
             read_scores(scores, PARTS, spec.schedule.domains, run),
