@@ -20,9 +20,10 @@ def checked_compression(body: CorpusBody, ledger: Ledger) -> dict[str, Any] | No
         return None
     others = [name for name in ("tokenizer_file", "vocabulary") if name in body.model_fields_set]
     if others:
+        named = f"{', '.join(['compress', *others[:-1]])} and {others[-1]}"
         raise InvalidCorpus(
-            f"{', '.join(['compress', *others[:-1]])} and {others[-1]} exclude each other: compress "
-            "names the tokenizer and has a vocabulary of its own; leave out the one or the other."
+            f"{named} exclude each other: compress names the tokenizer and has a vocabulary of its "
+            "own; leave out the one or the other."
         )
     source = ledger.corpus(asked.corpus_id)
     if source.tokens is None:
