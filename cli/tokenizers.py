@@ -25,17 +25,16 @@ from mixlab.compressing import (
     compress_model,
     open_model,
     rank,
-    shares_at,
+    shares_in,
     suggested,
     tables_share,
     text_sizes,
-    token_counts,
 )
 from mixlab.corpora.files import check_free, write_atomically
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.corpora.tokenizer import load_tokenizer
 from mixlab.errors import AlreadyExists
-from mixlab.mixture import Array, Mixture
+from mixlab.mixture import Mixture
 from mixlab.recipes import Architecture, recipe
 
 TOKENIZER = "tokenizer.json"
@@ -74,7 +73,7 @@ def coverage(
     wanted = _mean_mixture(mixture, tokens)
     tokenizer = load_tokenizer(corpus / TOKENIZER)
     check_own(opened, tokenizer)
-    ranking = rank(tokenizer, _shares(opened, wanted))
+    ranking = rank(tokenizer, shares_in(opened, wanted))
     found = None if shape is None else suggested(ranking, shape)
     rows = [_row(ranking, shape, size) for size in _sizes(ranking, found)]
     if plot is not None:
@@ -111,7 +110,7 @@ def compress_tokenizer(
         raise AlreadyExists(f"{out} is there already; name another file, or delete it.")
     model = _model(weights, weights_out, opened, tokenizer)
     check_vocabulary(tokenizer, vocabulary)
-    made = compress(tokenizer, _shares(opened, wanted), vocabulary)
+    made = compress(tokenizer, shares_in(opened, wanted), vocabulary)
     before = text_sizes(opened, tokenizer, most_tokens=MEASURED_TOKENS)
     after = text_sizes(opened, tokenizer, encoded_by=made.tokenizer, most_tokens=MEASURED_TOKENS)
     if model is not None and weights_out is not None:
@@ -146,10 +145,6 @@ def _mean_mixture(given: str, tokens: int | None) -> Mixture:
     if tokens is None:
         raise typer.BadParameter("a schedule has many mixtures: give --tokens, those of the run")
     return Mixture.normalised(found.planned(tokens))
-
-
-def _shares(corpus: TokenisedCorpus, mixture: Mixture) -> Array:
-    return shares_at(token_counts(corpus, [name for name, share in mixture if share]), mixture)
 
 
 def _sizes(ranking: Ranking, found: Suggestion | None) -> list[int]:

@@ -298,6 +298,19 @@ def test_a_recipe_widens_for_a_larger_vocabulary_only() -> None:
     assert proxy_tiny().for_vocabulary(5000).architecture.vocabulary == 5000
 
 
+def test_a_recipe_in_another_shape_is_the_same_but_for_the_sizes_given() -> None:
+    made = proxy_tiny()
+    other = made.in_shape(layers=7, ffn_width=99, tied_head=True)
+    assert other == replace(
+        made, architecture=replace(made.architecture, layers=7, ffn_width=99, tied_head=True)
+    )
+    assert made.in_shape() == made
+    with pytest.raises(InvalidRecipe, match="must give an even whole head size"):
+        made.in_shape(width=made.architecture.width + 1)
+    with pytest.raises(InvalidRecipe, match="base_width needs an untied head"):
+        replace(made, base_width=32).in_shape(tied_head=True)
+
+
 @pytest.mark.parametrize(
     ("name", "layers", "width", "parameters"),
     [

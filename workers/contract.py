@@ -105,6 +105,10 @@ class SharedSettings(BaseSettings):
         """Where a training run's checkpoint lies."""
         return self.home / "runs" / run_id
 
+    def run_weights(self, run_id: str) -> Path:
+        """Where a training run's weights lie once it has ended."""
+        return self.run_folder(run_id) / "weights.safetensors"
+
     def log_file(self, job_id: str, attempt: int) -> Path:
         """Where an attempt's output is kept."""
         return self.home / "logs" / f"{job_id}.{attempt}.log"

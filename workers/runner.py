@@ -34,6 +34,7 @@ JOBS = {
     JobKind.FIT_MIXTURE: "fit_mixture",
     JobKind.TRAIN: "train",
     JobKind.TRAIN_PROXIES: "train_proxies",
+    JobKind.SCORE: "score",
     JobKind.MEASURE_ENTROPY: "measure_entropy",
 }
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from api.corpora.compressing import checked_compression
 from api.corpora.schemas import CorpusBody, CorpusPage, CorpusView
 from api.dependencies import Id, LedgerDep, PolicyDep
 from api.jobs.schemas import PRIORITY_LIMIT, JobView
@@ -11,10 +12,29 @@ from api.making import WAITS, MakingDep, MakingRoute, makes, makes_job
 from api.openapi import problems
 from api.paging import PageSize, PageToken, after_of, size_of, token_for
 from mixlab.corpora.reading.paths import PathPolicy
-from mixlab.errors import InvalidCorpus, MissingFile, PathNotAllowed, UnknownCorpus
+from mixlab.errors import (
+    InvalidCorpus,
+    InvalidMixture,
+    MissingFile,
+    NotReady,
+    PathNotAllowed,
+    UnknownCorpus,
+    UnknownMixture,
+)
 from mixlab.ledger.records import JobKind, Queue
+from mixlab.ledger.sql import Ledger
 
 MAX_PATHS = 20_000  # each is looked at before the answer, at a tenth of a millisecond
+
+REFUSALS = (
+    InvalidCorpus,
+    InvalidMixture,
+    MissingFile,
+    NotReady,
+    PathNotAllowed,
+    UnknownCorpus,
+    UnknownMixture,
+)
 
 router = APIRouter(prefix="/corpora", tags=["corpora"], route_class=MakingRoute)
 
@@ -32,7 +52,7 @@ PriorityQuery = Annotated[
     status_code=201,
     operation_id="registerCorpus",
     response_model=CorpusView,
-    responses=makes("corpus", InvalidCorpus, MissingFile, PathNotAllowed),
+    responses=makes("corpus", *REFUSALS),
 )
 def register_corpus(
     body: CorpusBody, making: MakingDep, policy: PolicyDep
@@ -42,7 +62,7 @@ def register_corpus(
     A path that is not there is a 422, one that may not be read (outside the allowed folders,
     through a symbolic link, not a regular file) a 403.
     """
-    spec = checked_spec(body, policy)
+    spec = checked_spec(body, policy, making.ledger)
     if making.only_check:
         return making.checked({"name": body.name, "spec": spec})
     corpus = making.ledger.add_corpus(body.name, spec, number=making.number)
@@ -85,11 +105,8 @@ def measure_corpus(
     return making.job(JobKind.MEASURE_CORPUS, payload, queue=Queue.CPU, priority=priority)
 
 
-def checked_spec(body: CorpusBody, policy: PathPolicy) -> dict[str, Any]:
-    """What the ledger keeps of a body, its paths checked and normalised.
-
-    Raises InvalidCorpus, MissingFile or PathNotAllowed.
-    """
+def checked_spec(body: CorpusBody, policy: PathPolicy, ledger: Ledger) -> dict[str, Any]:
+    """What the ledger keeps of a body, its paths checked and normalised. Raises the REFUSALS."""
     if len(body.domains) < 2:
         raise InvalidCorpus(
             f"A corpus needs at least two domains to mix; this one has {len(body.domains)}."
@@ -99,6 +116,7 @@ def checked_spec(body: CorpusBody, policy: PathPolicy) -> dict[str, Any]:
         raise InvalidCorpus(
             f"The domains name {named} paths, more than {MAX_PATHS}; name folders instead of files."
         )
+    compress = checked_compression(body, ledger)
     return {
         "domains": {
             name: {
@@ -107,8 +125,9 @@ def checked_spec(body: CorpusBody, policy: PathPolicy) -> dict[str, Any]:
             }
             for name, domain in body.domains.items()
         },
-        "vocabulary": body.vocabulary,
+        "vocabulary": body.vocabulary if compress is None else compress["vocabulary"],
         "tokenizer_file": _checked_file(body.tokenizer_file, policy),
+        "compress": compress,
         "validation_fraction": body.validation_fraction,
         "seed": body.seed,
     }

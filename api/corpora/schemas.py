@@ -5,10 +5,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field
 
-from api.values import MAX_DOMAINS, Body, Name, Seed, View
+from api.values import MAX_DOMAINS, Body, Identifier, Name, Seed, View
 from mixlab.ledger.records import Corpus
 
 Location = Annotated[str, Field(min_length=1, max_length=4096)]
+Vocabulary = Annotated[int, Field(ge=257, le=1_000_000)]  # 256 bytes and the end of text at least
 
 
 class DomainBody(Body):
@@ -23,6 +24,27 @@ class DomainBody(Body):
     text_field: str = Field("text", min_length=1, max_length=200)
 
 
+class CompressBody(Body):
+    """The tokenizer of a measured corpus, of which the tokens stay that a mixture needs most."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"corpus_id": "corpus_0199f2c4", "vocabulary": 1024, "mixture_id": "mix_0199f2c4"}
+            ]
+        }
+    )
+
+    corpus_id: Identifier
+    vocabulary: Vocabulary = Field(description="Tokens that stay, special ones included.")
+    mixture_id: Identifier | None = None
+    proportions: dict[Name, float] | None = Field(
+        None,
+        max_length=MAX_DOMAINS,
+        description="Of that corpus's domains, instead of a mixture's id; sum to 1.",
+    )
+
+
 class CorpusBody(Body):
     """Domains of text, and how they become tokens."""
 
@@ -35,7 +57,19 @@ class CorpusBody(Body):
                         "code": {"paths": ["/data/code"]},
                         "legal": {"paths": ["/data/legal.jsonl.gz"], "text_field": "body"},
                     },
-                }
+                },
+                {
+                    "name": "my text in fewer tokens",
+                    "domains": {
+                        "code": {"paths": ["/data/code"]},
+                        "legal": {"paths": ["/data/legal.jsonl.gz"], "text_field": "body"},
+                    },
+                    "compress": {
+                        "corpus_id": "corpus_0199f2c4",
+                        "vocabulary": 1024,
+                        "proportions": {"code": 0.4, "legal": 0.6},
+                    },
+                },
             ]
         }
     )
@@ -44,11 +78,14 @@ class CorpusBody(Body):
     domains: dict[Name, DomainBody] = Field(
         max_length=MAX_DOMAINS, description="By name, at least two; names are case-sensitive."
     )
-    vocabulary: int = Field(
-        2048, ge=257, le=1_000_000, description="Tokens of the byte-level BPE that is trained."
+    vocabulary: Vocabulary = Field(
+        2048, description="Tokens of the byte-level BPE that is trained."
     )
     tokenizer_file: Location | None = Field(
         None, description="A tokenizer.json to use instead of training one."
+    )
+    compress: CompressBody | None = Field(
+        None, description="Another corpus's tokenizer, made smaller, instead of training one."
     )
     validation_fraction: float = Field(
         0.05, gt=0, le=0.5, description="Share of documents, by hash, that no run trains on."

@@ -38,6 +38,9 @@ def progress_of(job: Job, children: Sequence[Job], *, now: datetime) -> Progress
         return Progress(job.fraction, job.eta_seconds)
     shares = SHARES.get(job.kind, {})
     latest = max(children, key=lambda child: (child.created_at, child.id)).kind
+    if not any(latest in kinds for kinds in shares):
+        # Such as scores between rounds, which are none of the training's updates.
+        return Progress(job.fraction, _seconds_left(children, now))
     done = 0.0
     for kinds, share in shares.items():
         group = [child for child in children if child.kind in kinds]

@@ -1,19 +1,21 @@
-"""Methods that a training may ask for: growth by stacking, and rounds. Checked before any work."""
+"""Methods that a training may ask for: growth, rounds, inheritance. Checked before any work."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from api.values import Body, Tokens
+from api.values import Body, Identifier, Tokens
 from mixlab.errors import InvalidRecipe
 from mixlab.growing.planning import factor_for, large_of, plan, small_of
 from mixlab.recipes import Recipe
+from mixlab.recipes.heirs import Importance
 from mixlab.rounds.plan import Rounds
 from mixlab.schedules import MixtureSchedule
 
 MOST_FACTOR = 1000
 MOST_ROUNDS = 100
+MOST_CALIBRATION = 4096
 
 
 class GrowthBody(Body):
@@ -44,19 +46,40 @@ class RoundsBody(Body):
     )
 
 
+class InheritBody(Body):
+    """The run begins with the best part of a larger one, instead of with random weights."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"training_id": "run_0199f2c4", "importance": "taylor"}]}
+    )
+
+    training_id: Identifier = Field(
+        description="The donor: a training on the same corpus that has ended, or its job."
+    )
+    importance: Importance = Field("taylor", description="What a unit of the donor is worth.")
+    sequences: Annotated[int, Field(ge=1, le=MOST_CALIBRATION)] = Field(
+        64, description="Of the mixture, that importance and layers are measured on."
+    )
+
+
+def check_alone(**methods: Body | None) -> None:
+    """Raise InvalidRecipe where several methods are given, by their names."""
+    given = [name for name, body in methods.items() if body is not None]
+    if len(given) > 1:
+        raise InvalidRecipe(
+            f"{', '.join(given[:-1])} and {given[-1]} exclude each other: each says what the first "
+            "updates train; give one of them."
+        )
+
+
 def checked_methods(
     growth: GrowthBody | None, rounds: RoundsBody | None, recipe: Recipe, schedule: MixtureSchedule
 ) -> dict[str, Any]:
-    """The methods as the job reads them, with what was left to a rule.
+    """Growth or rounds as the job reads them, with what was left to a rule.
 
-    Raises InvalidRecipe for methods that exclude each other or that the recipe can't follow, and
-    InvalidBudget for a growth without `tokens` outside of the rule's range.
+    Raises InvalidRecipe for what the recipe can't follow, and InvalidBudget for a growth without
+    `tokens` outside of the rule's range.
     """
-    if growth is not None and rounds is not None:
-        raise InvalidRecipe(
-            "growth and rounds exclude each other: both say what the first updates train; give "
-            "one of them."
-        )
     if growth is not None:
         return {"growth": _growth(growth, recipe)}
     if rounds is not None:

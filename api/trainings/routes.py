@@ -5,15 +5,17 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from api.dependencies import Id, LedgerDep
+from api.dependencies import Id, LedgerDep, ResourcesDep
 from api.jobs.schemas import JobView
 from api.making import WAITS, MakingDep, MakingRoute, makes_job
 from api.mixtures.checks import checked_proportions
 from api.openapi import problems
-from api.trainings.methods import checked_methods
+from api.trainings.finding import donor_named, heir_of, run_named
+from api.trainings.methods import check_alone, checked_methods
 from api.trainings.schemas import TrainingBody, TrainingView
 from mixlab.errors import (
     InvalidBudget,
+    InvalidCorpus,
     InvalidMixture,
     InvalidRecipe,
     NotReady,
@@ -21,22 +23,28 @@ from mixlab.errors import (
     UnknownJob,
     UnknownMixture,
     UnknownRecipe,
+    UnknownRun,
 )
-from mixlab.ledger.records import Corpus, JobKind, Queue, Run, RunRole
+from mixlab.ledger.records import Corpus, JobKind, Queue, RunRole
 from mixlab.ledger.sql import Ledger
 from mixlab.mixture import Mixture
 from mixlab.recipes import recipe
 from mixlab.schedules import MixtureSchedule
+from workers.contract import SharedSettings
 
 router = APIRouter(prefix="/trainings", tags=["trainings"], route_class=MakingRoute)
 
 REFUSALS = (
     InvalidBudget,
+    InvalidCorpus,
     InvalidMixture,
     InvalidRecipe,
+    NotReady,
     UnknownCorpus,
+    UnknownJob,
     UnknownMixture,
     UnknownRecipe,
+    UnknownRun,
 )
 
 
@@ -48,12 +56,14 @@ REFUSALS = (
     responses=makes_job(*REFUSALS),
     dependencies=WAITS,
 )
-def train_mixture(body: TrainingBody, making: MakingDep) -> JobView | Response:
+def train_mixture(
+    body: TrainingBody, making: MakingDep, resources: ResourcesDep
+) -> JobView | Response:
     """Train with exactly these proportions, or stage by stage with those of a schedule.
 
     The corpus is measured first if it wasn't yet.
     """
-    payload = checked_payload(body, making.ledger)
+    payload = checked_payload(body, making.ledger, resources.settings)
     return making.job(JobKind.TRAIN, payload, queue=Queue.GPU, priority=body.priority)
 
 
@@ -62,27 +72,16 @@ def train_mixture(body: TrainingBody, making: MakingDep) -> JobView | Response:
 )
 def get_training(training_id: Id, ledger: LedgerDep) -> TrainingView:
     """A training run by its own id, or by the id of the job that makes it and no other."""
-    if training_id.startswith("job_"):
-        run = _only_run(ledger, training_id)
-    else:
-        run = ledger.run(training_id)
+    run = run_named(ledger, training_id)
     return TrainingView.of(run, ledger.job(run.job_id).payload)
 
 
-def _only_run(ledger: Ledger, job_id: str) -> Run:
-    """The run that a job makes. Raises UnknownJob, and NotReady where it is none or several."""
-    job, runs = ledger.job(job_id), ledger.runs_of_job(job_id)
-    if len(runs) > 1:
-        ids = ", ".join(run.id for run in runs)
-        raise NotReady(f"Job {job.id} ({job.kind}) makes {len(runs)} runs; ask for one: {ids}.")
-    if not runs:
-        raise NotReady(f"Job {job.id} ({job.kind}, {job.state}) has no training run to show.")
-    return runs[0]
-
-
-def checked_payload(body: TrainingBody, ledger: Ledger) -> dict[str, Any]:
+def checked_payload(body: TrainingBody, ledger: Ledger, settings: SharedSettings) -> dict[str, Any]:
     """What the job needs to know. Raises the REFUSALS."""
+    check_alone(growth=body.growth, rounds=body.rounds, inherit=body.inherit)
     chosen = recipe(body.recipe)
+    if body.shape is not None:
+        chosen = chosen.in_shape(**body.shape.model_dump())
     if body.steps is not None:
         chosen = chosen.lasting(body.steps)
     corpus_id, schedule = _mixture(body, ledger)
@@ -92,6 +91,11 @@ def checked_payload(body: TrainingBody, ledger: Ledger) -> dict[str, Any]:
         for stage in schedule.stages
     ]
     schedule = MixtureSchedule(tuple(stages))
+    methods = checked_methods(body.growth, body.rounds, chosen, schedule)
+    if body.inherit is not None:
+        donor = donor_named(body.inherit.training_id, corpus_id, ledger, settings)
+        chosen = heir_of(donor, chosen)
+        methods = {"inherit": {**body.inherit.model_dump(), "training_id": donor.id}}
     return {
         "corpus_id": corpus_id,
         "mixture": _as_one(schedule, chosen.tokens, corpus),
@@ -101,7 +105,7 @@ def checked_payload(body: TrainingBody, ledger: Ledger) -> dict[str, Any]:
         "seed": body.seed,
         "role": RunRole.FULL.value,
         "label": body.label,
-        **checked_methods(body.growth, body.rounds, chosen, schedule),
+        **methods,
     }
 
 

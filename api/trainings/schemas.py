@@ -6,12 +6,13 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field
 
 from api.jobs.schemas import Priority
-from api.trainings.methods import GrowthBody, RoundsBody
+from api.trainings.methods import GrowthBody, InheritBody, RoundsBody
 from api.values import MAX_DOMAINS, MAX_TOKENS, Body, Identifier, Name, Seed, Tokens, View
 from mixlab.ledger.records import Run, RunRole
 
 MAX_STEPS = 100_000_000
 MAX_STAGES = 200
+MAX_SIZE = 1_000_000  # of a shape, in any direction
 
 
 class StageBody(Body):
@@ -30,6 +31,20 @@ class ScheduleBody(Body):
     stages: list[StageBody] = Field(min_length=1, max_length=MAX_STAGES)
 
 
+Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
+
+
+class ShapeBody(Body):
+    """Sizes of a decoder instead of the recipe's, such as `mixlab recipe search` finds."""
+
+    layers: Size | None = None
+    width: Size | None = None
+    heads: Size | None = Field(None, description="Of queries; each is width / heads wide.")
+    kv_heads: Size | None = Field(None, description="That the heads share evenly.")
+    ffn_width: Size | None = None
+    tied_head: bool | None = Field(None, description="Whether embedding and head are one table.")
+
+
 class TrainingBody(Body):
     """A mixture, by id, as proportions or as a schedule, and the recipe to train it with."""
 
@@ -40,7 +55,13 @@ class TrainingBody(Body):
                 {
                     "mixture_id": "mix_0199f2c4",
                     "recipe": "target_small",
-                    "growth": {"factor": 2, "tokens": 200_000},
+                    "growth": {"factor": 3, "tokens": 200_000},
+                },
+                {
+                    "mixture_id": "mix_0199f2c4",
+                    "recipe": "target_small",
+                    "shape": {"layers": 2, "ffn_width": 176},
+                    "inherit": {"training_id": "run_0199f2c4"},
                 },
                 {
                     "corpus_id": "corpus_0199f2c4",
@@ -80,11 +101,15 @@ class TrainingBody(Body):
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = Field(
         None, description="Instead of the recipe's own number of weight updates."
     )
+    shape: ShapeBody | None = Field(None, description="Sizes instead of the recipe's own.")
     growth: GrowthBody | None = Field(
-        None, description="Train a shallow model first and stack it. Not with rounds."
+        None, description="Train a shallow model first and stack it. Not with rounds or inherit."
     )
     rounds: RoundsBody | None = Field(
-        None, description="Train in rounds, on what is still hard. Not with growth."
+        None, description="Train in rounds, on what is still hard. Not with growth or inherit."
+    )
+    inherit: InheritBody | None = Field(
+        None, description="Begin with the best part of a larger run. Not with growth or rounds."
     )
     seed: Seed = 0
     label: Name = Field("full", description="A word for your own lists.")
@@ -104,6 +129,9 @@ class TrainingView(View):
     recipe: dict[str, Any]
     growth: dict[str, Any] | None = Field(description="`factor` and `tokens`, if it grows.")
     rounds: dict[str, Any] | None = Field(description="As asked for, if it is in rounds.")
+    inherit: dict[str, Any] | None = Field(
+        description="`training_id` of the donor, `importance` and `sequences`, if it inherits."
+    )
     seed: int
     observations: list[dict[str, Any]] = Field(
         description="`step`, `tokens` and `losses_nats` by domain, at each evaluation."
@@ -129,6 +157,7 @@ class TrainingView(View):
             recipe=dict(run.recipe),
             growth=asked.get("growth"),
             rounds=asked.get("rounds"),
+            inherit=asked.get("inherit"),
             seed=run.seed,
             observations=[dict(observation) for observation in run.observations],
             consumed=[dict(entry) for entry in run.consumed],

@@ -1,7 +1,6 @@
 """Smaller tokenizers: the pieces that a corpus at a mixture needs least are deleted.
 
-    counts = token_counts(corpus)                        of each domain (counting.py)
-    shares = shares_at(counts, mixture)
+    shares = shares_in(corpus, mixture)                  of each token (counting.py)
     smaller = compress(tokenizer, shares, vocabulary)    compression.py
     compress_model(open_model(run), folder, smaller)     embedding and head follow (weights.py)
 
@@ -10,7 +9,7 @@ suggesting.py). What a vocabulary is worth tells the loss in bits per byte (text
 """
 
 from mixlab.compressing.compression import Compressed, compress
-from mixlab.compressing.counting import shares_at, token_counts
+from mixlab.compressing.counting import shares_at, shares_in, token_counts
 from mixlab.compressing.ranking import Ranking, check_vocabulary, rank
 from mixlab.compressing.suggesting import Suggestion, suggested, tables_share
 from mixlab.compressing.text import TextSize, bits_per_byte, check_own, text_sizes
@@ -38,6 +37,7 @@ __all__ = [
     "open_model",
     "rank",
     "shares_at",
+    "shares_in",
     "suggested",
     "tables_share",
     "text_sizes",

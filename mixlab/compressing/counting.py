@@ -50,6 +50,14 @@ def _counts(vocabulary: int, shards: Iterable[Shard]) -> Counts:
     return counts
 
 
+def shares_in(corpus: TokenisedCorpus, mixture: Mixture) -> Array:
+    """`shares_at` of a corpus, whose domains are counted as far as the mixture has them.
+
+    Raises what both raise.
+    """
+    return shares_at(token_counts(corpus, [name for name, share in mixture if share]), mixture)
+
+
 def shares_at(counts: Mapping[str, Counts], mixture: Mixture) -> Array:
     """Each token's share of what a run on the mixture reads, shape (token,); they sum to 1.
 

@@ -20,9 +20,9 @@ heir; the whole donor is in memory in float32, and for "taylor" its gradients to
 """
 
 from mixlab.inheriting.calibration import calibration
-from mixlab.inheriting.donors import Donor, check_heir, check_tokens_mean_the_same, read_donor
-from mixlab.inheriting.importance import IMPORTANCES, Importance
+from mixlab.inheriting.donors import Donor, check_tokens_mean_the_same, read_donor
 from mixlab.inheriting.running import Inheritance, inherit
+from mixlab.recipes.heirs import IMPORTANCES, Importance, check_heir
 
 __all__ = [
     "IMPORTANCES",

@@ -27,9 +27,6 @@ from mixlab.inheriting.calibration import batch_loss, batches
 from mixlab.inheriting.units import Scores, scores_of
 from mixlab.training.decoder import Decoder
 
-Importance = Literal["l1", "l2", "taylor", "masks"]
-IMPORTANCES: tuple[Importance, ...] = ("l1", "l2", "taylor", "masks")
-
 
 @torch.no_grad()
 def magnitude(decoder: Decoder, importance: Literal["l1", "l2"]) -> Scores:

@@ -19,14 +19,15 @@ from torch import Tensor
 from mixlab.corpora.files import check_free, write_folder
 from mixlab.errors import InvalidRecipe
 from mixlab.inheriting.calibration import check_finite, mean_loss
-from mixlab.inheriting.donors import TOKENIZER, Donor, check_heir
+from mixlab.inheriting.donors import TOKENIZER, Donor
 from mixlab.inheriting.gains import measure_gains
-from mixlab.inheriting.importance import IMPORTANCES, Importance, magnitude, taylor
+from mixlab.inheriting.importance import magnitude, taylor
 from mixlab.inheriting.layers import LayerChoice, choose_layers
 from mixlab.inheriting.masks import learned
 from mixlab.inheriting.slicing import decoder_of, sliced, without_layers
 from mixlab.inheriting.units import Choice, Scores, chosen, everything, kept_shares
 from mixlab.recipes import Architecture
+from mixlab.recipes.heirs import IMPORTANCES, Importance, check_heir
 from mixlab.training.decoder import Decoder
 from mixlab.training.placement import chosen_device, deterministic
 from mixlab.training.weights import WEIGHTS
@@ -86,6 +87,8 @@ def inherit(
         layers = choose_layers(whole, tokens, shape.layers)
         del whole
         cut = _cut(donor, layers, shape, tokens, importance, device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # other processes may train the heir on this device
     found = Inheritance(
         shape, cut.weights, _report(donor, layers, shape, cut, importance, tokens)
     )  # fmt: skip

@@ -17,6 +17,7 @@ class JobKind(StrEnum):
     FIT_MIXTURE = "fit_mixture"  # proxy runs, law, solved mixture
     TRAIN = "train"  # one training run: proxy or full-scale
     TRAIN_PROXIES = "train_proxies"  # several proxy runs on one GPU
+    SCORE = "score"  # a part of what a training in rounds has read
     MEASURE_ENTROPY = "measure_entropy"  # of a tokenised corpus, counted on a GPU
 
 

@@ -160,6 +160,27 @@ class Recipe:
             return self
         return replace(self, architecture=replace(self.architecture, vocabulary=vocabulary))
 
+    def in_shape(
+        self,
+        *,
+        layers: int | None = None,
+        width: int | None = None,
+        heads: int | None = None,
+        kv_heads: int | None = None,
+        ffn_width: int | None = None,
+        tied_head: bool | None = None,
+    ) -> "Recipe":
+        """The same recipe for another shape, such as one that a search found.
+
+        What is left out stays the recipe's. Raises InvalidRecipe where that is no shape.
+        """
+        sizes: dict[str, Any] = {
+            "layers": layers, "width": width, "heads": heads, "kv_heads": kv_heads,
+            "ffn_width": ffn_width, "tied_head": tied_head,
+        }  # fmt: skip
+        given = {name: size for name, size in sizes.items() if size is not None}
+        return replace(self, architecture=replace(self.architecture, **given))
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form that `from_dict` reads back."""
         return asdict(self)

@@ -13,7 +13,7 @@ rates of its own, and draws anew from what the first round read. Each part goes 
 killed or stopped, and what is done is not done again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from mixlab.errors import InvalidRecipe
 from mixlab.mixture import Mixture
 from mixlab.rounds.drawing import draw
 from mixlab.rounds.plan import Rounds
-from mixlab.rounds.scores import read_scores
-from mixlab.rounds.scoring import score, scored_run
+from mixlab.rounds.scores import part_file, read_scores
+from mixlab.rounds.scoring import Progress, score, scored_run
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.beginning import Beginning
 from mixlab.training.events import Emit, Event
@@ -38,21 +38,59 @@ from mixlab.training.weights import WEIGHTS
 ASKED, SCORES = "rounds.json", "scores"
 PARTS = 8  # files of scores of a round
 
+Score = Callable[[int], bool]
+
 
 def run_rounds(
-    spec: RunSpec, rounds: Rounds, *, emit: Emit, stop: Stop, run: Run | None = None
+    spec: RunSpec,
+    rounds: Rounds,
+    *,
+    emit: Emit,
+    stop: Stop,
+    run: Run | None = None,
+    score: Score | None = None,
 ) -> Event:
     """Train what `spec` describes in rounds; `run` trains a round, here where none is given.
 
-    Returns the last event, "ended", or "stopped": the same call goes on from there. Events are of
-    all rounds as one, and name their stage.
+    `score` sees to the scores by the model of a round's number, and says whether all parts are
+    there; where none is given they are made here, one after another. Returns the last event,
+    "ended", or "stopped" by `stop` or for want of scores: the same call goes on from there.
+    Events are of all rounds as one, and name their stage.
 
     Raises what `train` raises; before any work InvalidRecipe for too few updates, a schedule of
     several mixtures, a run that begins elsewhere, `max_epochs`, and a folder of another run.
     """
     asked = _Rounds(spec, rounds)
     asked.claim()
-    return asked.train(Parts(spec.recipe.steps, emit=emit, stop=stop, run=run))
+    parts = Parts(spec.recipe.steps, emit=emit, stop=stop, run=run)
+    return asked.train(parts, score or (lambda number: asked.scored(number, stop)))
+
+
+def score_part(
+    spec: RunSpec,
+    rounds: Rounds,
+    number: int,
+    part: int,
+    *,
+    stop: Stop,
+    progress: Progress | None = None,
+) -> bool:
+    """Score a part, of PARTS, of what the first round read by the model of round `number`.
+
+    Whether it is done: False where `stop()` said so. Raises what `score` raises.
+    """
+    return _Rounds(spec, rounds).score(number, part, stop, progress)
+
+
+def unscored(folder: Path, rounds: Rounds, number: int) -> list[int]:
+    """The parts of a round's scores that a run's folder lacks."""
+    scores = folder_of(folder, rounds, number) / SCORES
+    return [part for part in range(PARTS) if not part_file(scores, part, PARTS).is_file()]
+
+
+def folder_of(folder: Path, rounds: Rounds, number: int) -> Path:
+    """Of a round, counted from 1, in the run's folder."""
+    return folder if number == rounds.count else folder / f"round-{number}"
 
 
 class _Rounds:
@@ -65,8 +103,7 @@ class _Rounds:
 
     def folder(self, number: int) -> Path:
         """Of a round, counted from 1."""
-        last = number == self.rounds.count
-        return self.spec.folder if last else self.spec.folder / f"round-{number}"
+        return folder_of(self.spec.folder, self.rounds, number)
 
     def claim(self) -> None:
         """Say in the folder what is trained there. Raises InvalidRecipe where it is another run."""
@@ -77,7 +114,7 @@ class _Rounds:
         }  # fmt: skip
         claim(self.spec.folder, ASKED, told, else_holds="of one round")
 
-    def train(self, parts: Parts) -> Event:
+    def train(self, parts: Parts, score: Score) -> Event:
         """All rounds, as far as they are not done."""
         count = self.rounds.count
         for number in range(1, count):
@@ -85,9 +122,12 @@ class _Rounds:
             told = parts.train(self._spec(number), stage)
             if told["event"] == "stopped":
                 return parts.end(told)
+            if (self.folder(number + 1) / DRAWN_FILE).is_file():
+                continue
             parts.stage(f"score {stage}")
-            if not self._drawn(number, parts.stop):
+            if not score(number):
                 return parts.end({**told, "event": "stopped"})
+            self._draw(number)
         return parts.end(parts.train(self._spec(count), f"round {count} of {count}", last=True))
 
     def _spec(self, number: int) -> RunSpec:
@@ -110,21 +150,23 @@ class _Rounds:
             return self.spec.schedule
         return MixtureSchedule.of(Mixture.normalised(drawn.told["drawn"]))
 
-    def _drawn(self, number: int, stop: Stop) -> bool:
-        """Score what the first round read, and draw the next one's text; False where stopped."""
-        file = self.folder(number + 1) / DRAWN_FILE
-        if file.is_file():
-            return True
+    def scored(self, number: int, stop: Stop) -> bool:
+        """Score what the first round read, part after part; False where stopped."""
+        return all(self.score(number, part, stop) for part in range(PARTS))
+
+    def score(self, number: int, part: int, stop: Stop, progress: Progress | None = None) -> bool:
+        """Score a part of what the first round read; False where stopped."""
+        spec, folder = self.spec, self.folder(number)
+        return score(
+            self.recipes[0], self.corpus, spec.schedule, seed=spec.seed,
+            weights=folder / WEIGHTS, folder=folder / SCORES, part=part, parts=PARTS,
+            threads=spec.threads, stop=stop, progress=progress,
+        )  # fmt: skip
+
+    def _draw(self, number: int) -> None:
+        """Draw the text of the round after this one, by the scores."""
         recipe, spec = self.recipes[0], self.spec
         scores = self.folder(number) / SCORES
-        for part in range(PARTS):
-            done = score(
-                recipe, self.corpus, spec.schedule, seed=spec.seed,
-                weights=self.folder(number) / WEIGHTS, folder=scores, part=part, parts=PARTS,
-                threads=spec.threads, stop=stop,
-            )  # fmt: skip
-            if not done:
-                return False
         run = scored_run(recipe, spec.schedule, spec.seed, self.corpus)
         found = draw(
             read_scores(scores, PARTS, spec.schedule.domains, run),
@@ -134,10 +176,11 @@ class _Rounds:
             unit=self.rounds.unit,
         )
         write_drawn(
-            file, found.windows, context=recipe.architecture.context,
-            corpus=self.corpus.fingerprint, told={**found.told(), **asdict(self.rounds)},
+            self.folder(number + 1) / DRAWN_FILE, found.windows,
+            context=recipe.architecture.context,
+            corpus=self.corpus.fingerprint,
+            told={**found.told(), **asdict(self.rounds)},
         )  # fmt: skip
-        return True
 
 
 def _check(spec: RunSpec) -> None:

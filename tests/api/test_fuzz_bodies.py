@@ -13,6 +13,8 @@ from api.app import create_app
 from api.settings import Settings
 from mixlab.fitting import fit
 from mixlab.laws import BIMIX
+from mixlab.ledger.records import JobKind, Queue, RunRole
+from mixlab.recipes import target_small
 from mixlab.tables import from_rows, write_table
 
 ROWS = [
@@ -36,6 +38,8 @@ LIMITS = {
 VALID: list[tuple[str, dict[str, Any]]] = [
     ("/corpora", {"name": "n", "domains": DOMAINS, "vocabulary": 500, "tokenizer_file": "PATH",
                   "validation_fraction": 0.1, "seed": 1}),
+    ("/corpora", {"name": "n", "domains": DOMAINS, "compress": {
+        "corpus_id": "COUNTED", "vocabulary": 300, "proportions": SHARES}}),
     ("/mixtures", {"corpus_id": "CORPUS", "proportions": SHARES}),
     ("/mixtures/fit", {"corpus_id": "CORPUS", "budget_tokens": 10**6, "design": DESIGN,
                        "recipe": "proxy_tiny", "law": "bimix", "constraints": BOUNDS,
@@ -56,6 +60,12 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("/trainings", {"corpus_id": "CORPUS", "proportions": SHARES, "steps": 5}),
     ("/trainings", {"corpus_id": "CORPUS", "schedule": {"stages": [
         {"proportions": SHARES, "tokens": 10**6}, {"proportions": SHARES, "ramp_tokens": 5}]}}),
+    ("/trainings", {"mixture_id": "MIXTURE", "growth": {"factor": 2, "tokens": 10**5}, "shape": {
+        "layers": 4, "width": 96, "heads": 6, "kv_heads": 3, "ffn_width": 50, "tied_head": True}}),
+    ("/trainings", {"mixture_id": "MIXTURE", "rounds": {
+        "count": 3, "share": 0.5, "unit": "batch", "keep_proportions": False}}),
+    ("/trainings", {"mixture_id": "MIXTURE", "shape": {"layers": 2}, "inherit": {
+        "training_id": "DONOR", "importance": "l1", "sequences": 8}}),
 ]  # fmt: skip
 NAMES = ["a", "b", "A", "", " ", "\x00", "\ud800", "../x", "mixture.a", "loss.c", "step", "lower"]
 
@@ -122,7 +132,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     app = create_app(settings_)
     with TestClient(app, client=("127.0.0.1", 1), raise_server_exceptions=False) as client:
         domains = {name: {"paths": [str(text)]} for name in ("a", "b")}
-        corpus = client.post("/corpora", json={"name": "n", "domains": domains}).json()["id"]
+        corpus, counted = (
+            client.post("/corpora", json={"name": "n", "domains": domains}).json()["id"]
+            for _ in range(2)
+        )
         given_ = {"corpus_id": corpus, "proportions": SHARES}
         mixture = client.post("/mixtures", json=given_).json()["id"]
         fitted = fit(BIMIX, from_rows(ROWS)).to_dict()
@@ -134,7 +147,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         write_table(from_rows(ROWS), folder / "home" / "seen.csv")
         ledger = app.state.resources.ledger()
         solved = ledger.add_mixture(None, None, None, SHARES, fitted, problem).id
-        places = {"CORPUS": corpus, "MIXTURE": mixture, "FITTED": solved, "PATH": str(text)}
+        ledger.record_tokens(counted, {name: {"train_tokens": 10**6} for name in SHARES})
+        job = ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU)
+        recipe = target_small().to_dict()
+        donor = ledger.add_run(job.id, corpus, RunRole.FULL, SHARES, recipe, 0, "full")
+        ledger.finish_run(donor.id, [], 1.0)
+        settings_.run_folder(donor.id).mkdir(parents=True)
+        settings_.run_weights(donor.id).touch()
+        places = {
+            "CORPUS": corpus, "COUNTED": counted, "MIXTURE": mixture, "FITTED": solved,
+            "DONOR": donor.id, "PATH": str(text),
+        }  # fmt: skip
         yield client, places
 
 

@@ -199,10 +199,11 @@ def test_progress_never_passes_its_bounds() -> None:
 def test_a_waiting_job_adds_what_its_children_do_to_what_it_did(
     client: TestClient, ledger: Ledger
 ) -> None:
-    """Tokenising came before the wait; runs in groups count as single ones do."""
+    """Tokenising came before the wait; groups of runs count as single ones do, scores don't."""
     for kind, child_kind, own, expected in (
         (JobKind.MEASURE_CORPUS, JobKind.MEASURE_ENTROPY, 0.85, 0.85 + 0.15 / 2),
         (JobKind.FIT_MIXTURE, JobKind.TRAIN_PROXIES, 0.0, 0.10 + 0.87 / 2),
+        (JobKind.TRAIN, JobKind.SCORE, 0.6, 0.6),
     ):
         job = ledger.submit(kind, {}, queue=Queue.CPU)
         ledger.claim(job.id, "w", 30)

@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from pydantic import BaseModel
+
+from api.corpora.schemas import CorpusBody
+from api.trainings.schemas import TrainingBody
 
 ROUTES = {
     ("post", "/corpora"), ("get", "/corpora"), ("get", "/corpora/{corpus_id}"),
@@ -156,3 +160,10 @@ def test_the_api_starts_without_any_heavy_library(tmp_path: Any) -> None:
         [sys.executable, "-c", STARTUP, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("body", [TrainingBody, CorpusBody])
+def test_examples_of_bodies_are_ones(body: type[BaseModel]) -> None:
+    examples: Any = (body.model_config.get("json_schema_extra") or {})["examples"]  # type: ignore[index]
+    for example in examples:
+        body.model_validate(example)

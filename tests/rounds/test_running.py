@@ -76,7 +76,7 @@ def test_two_rounds_are_told_as_one_run(spec: RunSpec) -> None:
 
 
 @given(
-    steps=st.integers(6, 200), count=st.integers(2, 4), share=st.sampled_from([0.25, 0.5, 0.9]),
+    steps=st.integers(8, 200), count=st.integers(2, 4), share=st.sampled_from([0.25, 0.5, 0.9]),
     seen=st.sets(st.integers(1, 200), min_size=1),
 )  # fmt: skip
 def test_rounds_have_the_updates_and_evaluations_of_the_recipe(

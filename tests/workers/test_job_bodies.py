@@ -20,11 +20,11 @@ from mixlab.ledger.records import Corpus, Job, JobKind, JobState, Queue, RunRole
 from mixlab.recipes import Recipe, proxy_smoke
 from tests.corpora.written import as_parquet
 from tests.synthetic import mixtures, observe
+from tests.workers.playing import work
 from tests.workers.texts import write_domains
 from workers.jobs import train_proxies
 from workers.jobs.context import JobContext
 from workers.jobs.waiting import measured
-from workers.runner import perform
 from workers.settings import WorkerSettings
 
 SPEC = {"vocabulary": 400, "tokenizer_file": None, "validation_fraction": 0.1, "seed": 0}
@@ -56,19 +56,6 @@ def registered(ledger: Ledger, paths: dict[str, Path], **fields: str) -> Corpus:
         for name, path in paths.items()
     }
     return ledger.add_corpus("tested", {"domains": domains, **SPEC})
-
-
-def work(ledger: Ledger, settings: WorkerSettings, job: Job) -> Job:
-    """Do a job and its children to the end, as one patient worker would."""
-    while not (now := ledger.job(job.id)).state.terminal:
-        if now.state is JobState.WAITING:
-            for child in ledger.children(job.id):
-                work(ledger, settings, child)
-        else:
-            claimed = ledger.claim(job.id, "test", 60)
-            assert claimed is not None
-            perform(JobContext(claimed, ledger, settings))
-    return now
 
 
 def measuring(ledger: Ledger, corpus: Corpus) -> Job:

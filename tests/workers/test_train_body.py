@@ -8,24 +8,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import pytest
 
-from mixlab.corpora.shards import write_corpus
 from mixlab.ledger import Ledger
-from mixlab.ledger.records import Job, JobKind, JobState, Queue, Run
+from mixlab.ledger.records import Job, JobKind, JobState, Queue
 from mixlab.mixture import Mixture
 from mixlab.recipes import Recipe, proxy_smoke
 from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training import planning
+from tests.workers.playing import VOCABULARY, attempted, made, measured_corpus, submitted
 from workers.jobs import train_proxies
-from workers.jobs.context import JobContext
-from workers.runner import STOPPED, perform
+from workers.runner import STOPPED
 from workers.settings import WorkerSettings
-
-VOCABULARY = 600  # more than the recipe has
 
 
 @pytest.fixture
@@ -39,42 +35,6 @@ def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
     opened = Ledger.open(settings.database_url.get_secret_value())
     yield opened
     opened.close()
-
-
-def measured_corpus(ledger: Ledger, settings: WorkerSettings) -> str:
-    corpus = ledger.add_corpus("tiny", {"domains": {"law": {"paths": []}, "talk": {"paths": []}}})
-    chance = np.random.default_rng(0)
-    pieces = {
-        name: {"train": chance.integers(1, VOCABULARY, (20, 200)), "validation": [[1, 2, 3]]}
-        for name in ("law", "talk")
-    }
-    write_corpus(settings.corpus_folder(corpus.id), pieces, vocabulary=VOCABULARY, end_of_text_id=0)
-    ledger.record_tokens(corpus.id, {"law": {"train_tokens": 4020}, "talk": {"train_tokens": 4020}})
-    ledger.record_entropy(corpus.id, {})
-    return corpus.id
-
-
-def submitted(ledger: Ledger, corpus_id: str, recipe: Recipe, **changes: Any) -> Job:
-    payload = {
-        "corpus_id": corpus_id, "mixture": {"law": 0.75, "talk": 0.25}, "mixture_id": None,
-        "recipe": recipe.to_dict(), "seed": 3, "role": "full", "label": "mine",
-    }  # fmt: skip
-    return ledger.submit(JobKind.TRAIN, {**payload, **changes}, queue=Queue.GPU)
-
-
-def attempted(ledger: Ledger, settings: WorkerSettings, job: Job) -> int:
-    """One attempt; the exit status of its process."""
-    claimed = ledger.claim(job.id, "test", 60)
-    assert claimed is not None
-    return perform(JobContext(claimed, ledger, settings))
-
-
-def made(ledger: Ledger, job: Job) -> Run:
-    ended = ledger.job(job.id)
-    assert ended.state is JobState.SUCCEEDED, ended.error
-    run = ledger.run_of_job(job.id)
-    assert run is not None
-    return run
 
 
 def test_a_recipe_is_widened_to_the_corpus_and_what_it_measured_is_recorded(
@@ -137,64 +97,6 @@ def test_sigterm_makes_a_checkpoint_and_the_next_attempt_goes_on_from_it(
     one, other = made(ledger, whole), made(ledger, broken)
     assert one.observations == other.observations
     assert one.consumed == other.consumed
-
-
-def two_layers(steps: int) -> Recipe:
-    recipe = proxy_smoke().lasting(steps)
-    return replace(recipe, architecture=replace(recipe.architecture, layers=2))
-
-
-class TestMethods:
-    """Several runs after one another, which the ledger sees as one."""
-
-    @pytest.mark.parametrize(
-        ("asked", "stages"),
-        [
-            ({"growth": {"factor": 2, "tokens": 10_000}}, ["small", "growth", "large"]),
-            (
-                {"rounds": {"count": 2, "share": 0.5, "unit": "sequence"}},
-                ["round 1 of 2", "score round 1 of 2", "round 2 of 2"],
-            ),
-        ],
-    )
-    def test_they_are_one_run_with_stages(
-        self, ledger: Ledger, settings: WorkerSettings, asked: dict[str, Any], stages: list[str]
-    ) -> None:
-        recipe = two_layers(24)
-        job = submitted(ledger, measured_corpus(ledger, settings), recipe, **asked)
-        assert attempted(ledger, settings, job) == 0
-        run = made(ledger, job)
-        assert run.observations[-1]["step"] == 24
-        assert sum(sum(part["tokens"].values()) for part in run.consumed) == recipe.tokens
-        told = [one.data["stage"] for one in ledger.events(job.id) if one.event == "stage"]
-        assert told == stages
-        result = ledger.job(job.id).result or {}
-        if "rounds" in asked:
-            assert result["drawn"]["round 2"]["drift"] < 0.05
-        else:
-            assert result["grown_at"]["tokens"] >= 10_000
-
-    def test_sigterm_in_a_round_leaves_what_was_done(
-        self, ledger: Ledger, settings: WorkerSettings
-    ) -> None:
-        corpus_id, asked = measured_corpus(ledger, settings), {"rounds": {"count": 3}}
-        whole, broken = (submitted(ledger, corpus_id, two_layers(60), **asked) for _ in range(2))
-        assert attempted(ledger, settings, whole) == 0
-
-        def stop() -> None:
-            while (ledger.job(broken.id).stage or "").find("round 2") < 0:
-                time.sleep(0.002)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        thread = threading.Thread(target=stop)
-        thread.start()
-        assert attempted(ledger, settings, broken) == STOPPED
-        thread.join()
-        ledger.give_back(broken.id, 1, "stopped", None)
-        assert attempted(ledger, settings, broken) == 0
-        one, other = made(ledger, whole), made(ledger, broken)
-        assert one.observations == other.observations
-        assert one.consumed == other.consumed
 
 
 class TestGroup:

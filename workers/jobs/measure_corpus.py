@@ -5,6 +5,7 @@ runs that were trained on it stay comparable. Changed text is a new corpus. Wher
 its shards were deleted, or lost with the home folder, the same text makes them again.
 A worker that dies half-way leaves finished shards and the entropies of finished
 domains, which the next one skips.
+A corpus may ask for another one's tokenizer, compressed, which is made first.
 Where the service has GPUs a child job counts the pairs on one of them. Text is read
 within bounds (bounds.py), and from remote places through a guard (network.py).
 """
@@ -29,6 +30,7 @@ from mixlab.entropy.measures import EntropyMeasures, measures
 from mixlab.errors import DomainTooSmall, InvalidCorpus, LimitExceeded, MixlabError
 from mixlab.ledger.records import Corpus, JobKind, JobState, Queue
 from workers.jobs.bounds import bounded
+from workers.jobs.compressing import compressed_tokenizer, source_there
 from workers.jobs.context import JobContext
 from workers.jobs.waiting import error_of
 
@@ -39,9 +41,11 @@ MEASURED = "entropies.json"  # of the domains so far, beside the manifest
 
 
 def run(context: JobContext) -> Mapping[str, Any] | None:
-    """Tokenise and measure what is not measured yet; None while a GPU counts."""
+    """Tokenise and measure what is not measured yet; None while child jobs are under way."""
     corpus_id = str(context.job.payload["corpus_id"])
     folder = context.settings.corpus_folder(corpus_id)
+    if not source_there(context, context.ledger.corpus(corpus_id).spec.get("compress"), folder):
+        return None
     with only_one(folder):
         corpus = context.ledger.corpus(corpus_id)
         if corpus.tokens is None or not (folder / MANIFEST).exists():
@@ -86,6 +90,8 @@ def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCor
         DomainSource(name, tuple(domain["paths"]), domain.get("text_field") or "text")
         for name, domain in spec["domains"].items()
     ]
+    compressed = spec.get("compress")
+    smaller = None if compressed is None else compressed_tokenizer(context, compressed, folder)
     size = sum(stored_bytes(place, policy) for one in domains for place in one.locations)
     with bounded(context.job, folder, settings, size) as note:
         watched = replace(policy, on_open=note)
@@ -93,7 +99,7 @@ def _tokenise(context: JobContext, corpus: Corpus, folder: Path) -> TokenisedCor
             domains,
             folder,
             vocabulary=int(spec.get("vocabulary") or 2048),
-            tokenizer_file=_given_tokenizer(spec.get("tokenizer_file"), watched, folder),
+            tokenizer_file=smaller or _given_tokenizer(spec.get("tokenizer_file"), watched, folder),
             validation_fraction=float(spec.get("validation_fraction") or 0.05),
             seed=int(spec.get("seed") or 0),
             limits=settings.read_limits,

@@ -1,6 +1,7 @@
 """Job `train`: one training run on one mixture or schedule of mixtures, proxy or full-scale.
 
-A run may grow, or be in rounds: several runs after one another, told as one.
+A run may grow, or be in rounds: several runs after one another, told as one. Between rounds child
+jobs score what was read, and this one waits for them. A run may begin with what it inherits.
 A run trains in this process. One at full scale may be shared by several (devices.py), which
 torchrun starts and this process watches.
 Observations and consumed tokens go into the ledger. A run whose loss stops being a number is
@@ -28,8 +29,11 @@ from mixlab.training.running import Stop, run_spec
 from mixlab.training.spec import RunSpec
 from workers.jobs.context import Crashed, JobContext, Stopped
 from workers.jobs.devices import processes_of
+from workers.jobs.inheriting import beginning_with_heir, inherited_in
 from workers.jobs.recording import Recorder
+from workers.jobs.scoring import ScoringJobs
 from workers.jobs.waiting import measured
+from workers.settings import WorkerSettings
 
 
 def run(context: JobContext) -> Mapping[str, Any] | None:
@@ -48,59 +52,87 @@ def run(context: JobContext) -> Mapping[str, Any] | None:
         seed=int(payload["seed"]),
         label=str(payload["label"]),
     )
-    spec = spec_of(context, record, recipe)
     recorder = Recorder(context, record)
     try:
-        told = _train(context, spec, recorder)
+        told = _train(context, record, recorder)
     except Diverged as problem:
         recorder.failed(problem)
         raise
+    if told is None:
+        context.wait_for_children()
+        return None
     return {"href": f"/trainings/{record.id}", "run_id": record.id, **told}
 
 
-def spec_of(context: JobContext, record: Run, recipe: Recipe) -> RunSpec:
-    """What the run's processes read. The ledger's mixture is what all tokens make up."""
-    stages = context.job.payload.get("schedule")
+def spec_of(settings: WorkerSettings, payload: Mapping[str, Any], record: Run) -> RunSpec:
+    """What the run's processes read, by the payload of its job and its row.
+
+    The row's mixture is what all tokens make up.
+    """
+    stages = payload.get("schedule")
     schedule = (
         MixtureSchedule.of(Mixture(record.mixture))
         if stages is None
         else MixtureSchedule.from_dict(stages)
     )
     return RunSpec(
-        corpus=context.settings.corpus_folder(record.corpus_id),
-        recipe=recipe,
+        corpus=settings.corpus_folder(record.corpus_id),
+        recipe=Recipe.from_dict(dict(record.recipe)),
         schedule=schedule,
-        folder=context.settings.run_folder(record.id),
+        folder=settings.run_folder(record.id),
         seed=record.seed,
-        threads=context.settings.threads,
+        threads=settings.threads,
     )
 
 
-def _train(context: JobContext, spec: RunSpec, emit: Emit) -> dict[str, Any]:
+def _train(context: JobContext, record: Run, emit: Emit) -> dict[str, Any] | None:
     """Train by the method that was asked for; what the job's result tells of that.
 
-    Raises Stopped once a checkpoint is made for SIGTERM.
+    None where child jobs are under way. Raises Stopped once a checkpoint is made for SIGTERM.
     """
     payload = context.job.payload
-    processes = processes_of(context.job, context.settings)
-    part = partial(_part, context, processes)
-    told: dict[str, Any] = {}
+    spec = spec_of(context.settings, payload, record)
+    if payload.get("growth"):
+        return _grown(context, spec, Growth(**payload["growth"]), emit)
+    if payload.get("rounds"):
+        return _in_rounds(context, spec, record, Rounds(**payload["rounds"]), emit)
+    asked = payload.get("inherit")
+    if asked:
+        # Where SIGTERM ends the process at once: there is no checkpoint to make.
+        spec = beginning_with_heir(context, spec, asked)
     with context.stoppable() as stop:
-        if payload.get("growth"):
-            growth = Growth(**payload["growth"])
-            last = run_grown(spec, growth, emit=emit, stop=stop, run=part, processes=processes)
-            told = {"grown_at": last.get("grown_at")}
-        elif payload.get("rounds"):
-            last = run_rounds(spec, Rounds(**payload["rounds"]), emit=emit, stop=stop, run=part)
-        else:
-            last = part(spec, emit, stop)
+        _check_ended(_part(context, spec, emit, stop))
+    return {"inherited": inherited_in(spec.folder, asked)} if asked else {}
+
+
+def _grown(context: JobContext, spec: RunSpec, growth: Growth, emit: Emit) -> dict[str, Any]:
+    part, processes = partial(_part, context), processes_of(context.job, context.settings)
+    with context.stoppable() as stop:
+        last = run_grown(spec, growth, emit=emit, stop=stop, run=part, processes=processes)
+    _check_ended(last)
+    return {"grown_at": last.get("grown_at")}
+
+
+def _in_rounds(
+    context: JobContext, spec: RunSpec, record: Run, rounds: Rounds, emit: Emit
+) -> dict[str, Any] | None:
+    part, score = partial(_part, context), ScoringJobs(context, record, rounds)
+    with context.stoppable() as stop:
+        last = run_rounds(spec, rounds, emit=emit, stop=stop, run=part, score=score)
+    if score.waiting:
+        return None
+    _check_ended(last)
+    return {"drawn": drawn_for(spec.folder)}
+
+
+def _check_ended(last: Event) -> None:
     if last["event"] == "stopped":
         raise Stopped("Stopped by SIGTERM; the run goes on from its checkpoint.")
-    return {"drawn": drawn_for(spec.folder)} if payload.get("rounds") else told
 
 
-def _part(context: JobContext, processes: int, spec: RunSpec, emit: Emit, stop: Stop) -> Event:
+def _part(context: JobContext, spec: RunSpec, emit: Emit, stop: Stop) -> Event:
     """Train what a spec describes, in this process or in several."""
+    processes = processes_of(context.job, context.settings)
     if processes > 1:
         return _supervised(context, spec, processes, emit, stop)
     return run_spec(spec, emit=emit, stop=stop)
