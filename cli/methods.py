@@ -1,17 +1,38 @@
-"""`mixlab train --grow` and `--rounds`: how a run is trained in parts, from its options."""
+"""What `mixlab train` trains, from its options: a shape, and a run in parts."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from mixlab.growing.planning import Growth, factor_for, plan
+from mixlab.recipes import Recipe
 from mixlab.rounds.plan import Rounds
 
 if TYPE_CHECKING:
     from mixlab.training.spec import RunSpec
 
 AUTO = "auto"
+SIZES = ("layers", "width", "heads", "kv_heads", "ffn_width")
+
+
+def shaped(recipe: Recipe, given: str | None) -> Recipe:
+    """The recipe with the sizes of `layers=20,width=1792`; as it is where none are given.
+
+    Raises BadParameter for what names no size, and InvalidRecipe where they are no shape.
+    """
+    sizes: dict[str, Any] = {}
+    for part in [] if given is None else given.split(","):
+        name, _, number = (word.strip() for word in part.partition("="))
+        if name not in SIZES or not number.isdecimal():
+            raise typer.BadParameter(
+                f"{part!r} is no size; give some of {', '.join(SIZES)} as layers=20,width=1792",
+                param_hint="--shape",
+            )
+        if name in sizes:
+            raise typer.BadParameter(f"{name} is given twice", param_hint="--shape")
+        sizes[name] = int(number)
+    return recipe.in_shape(**sizes)
 
 
 def growth_of(spec: "RunSpec", grow: str | None, grow_at: int | None, hosts: int) -> Growth | None:

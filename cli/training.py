@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from cli.errors import CommandFailed
-from cli.methods import growth_of, rounds_of
+from cli.methods import SIZES, growth_of, rounds_of, shaped
 from cli.mixtures import schedule
 from cli.options import MIXTURES, AsJson
 from cli.training_output import Bar, Emit, Event, show
@@ -53,6 +53,10 @@ Out = Annotated[
     Path | None, typer.Option(help="The run's folder; runs/RECIPE where none is given.")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of weights and batches; 0.")]
+Shape = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE=N,...", help=f"Instead of the recipe's: {', '.join(SIZES)}."),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Weight updates, instead of the recipe's.")]
 MaxEpochs = Annotated[
     float | None, typer.Option(help="End before a domain is read more often than that.")
@@ -112,6 +116,7 @@ Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or m
 def train(
     corpus: Corpus = None,
     recipe: Recipe = None,
+    shape: Shape = None,
     mixture: Mixture = None,
     out: Out = None,
     seed: Seed = None,
@@ -139,7 +144,7 @@ def train(
     from mixlab.training.beginning import Beginning
     from mixlab.training.launching import visible_gpus
 
-    spec = _numbers(corpus, recipe, mixture, seed, steps, branch_from, decay_steps, out)
+    spec = _numbers(corpus, recipe, shape, mixture, seed, steps, branch_from, decay_steps, out)
     spec = replace(
         spec,
         max_epochs=max_epochs,
@@ -169,6 +174,7 @@ def train(
 def _numbers(
     corpus: Path | None,
     recipe: str | None,
+    shape: str | None,
     mixture: str | None,
     seed: int | None,
     steps: int | None,
@@ -181,7 +187,7 @@ def _numbers(
 
     if branch_from is not None:
         trunk, start = _trunk(branch_from, decay_steps)
-        if corpus or recipe or mixture or steps or seed is not None:
+        if corpus or recipe or shape or mixture or steps or seed is not None:
             raise typer.BadParameter(
                 "a branch has its trunk's corpus, recipe, mixture and seed, and ends after "
                 "--decay-steps",
@@ -196,7 +202,7 @@ def _numbers(
     for option, value in missing.items():
         if value is None:
             raise typer.BadParameter("needed, unless --branch-from has it", param_hint=option)
-    chosen = recipe_named(str(recipe))
+    chosen = shaped(recipe_named(str(recipe)), shape)
     return RunSpec(
         corpus=Path(str(corpus)).absolute(),
         recipe=chosen if steps is None else chosen.lasting(steps),

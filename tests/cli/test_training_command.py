@@ -199,3 +199,32 @@ def test_two_processes_end_with_what_one_ends_with(folder: Path) -> None:
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=0)
     assert not processes(str(folder / "two"))
+
+
+def test_a_shape_that_a_search_found_is_trained(folder: Path) -> None:
+    done = train(folder, "--shape", "layers=3, ffn_width=40", out=str(folder / "shaped"))
+    assert done.exit_code == 0, done.output
+    weights = load_file(folder / "shaped" / "weights.safetensors")
+    downs = [weight for name, weight in weights.items() if name.endswith("ffn.down.weight")]
+    assert [down.shape[1] for down in downs] == [40, 40, 40]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("depth=3", "'depth=3' is no size"),
+        ("layers=-3", "is no size"),
+        ("layers=3,layers=4", "layers is given twice"),
+        ("", "'' is no size"),
+    ],
+)
+def test_what_is_no_shape_is_told(folder: Path, given: str, told: str) -> None:
+    done = train(folder, "--shape", given, out=str(folder / "refused"))
+    assert done.exit_code == 2
+    assert told in " ".join(done.output.replace("│", " ").split())
+    assert not (folder / "refused").exists()
+
+
+def test_a_shape_whose_heads_do_not_fit_is_told(folder: Path) -> None:
+    with pytest.raises(InvalidRecipe, match="7"):
+        raise train(folder, "--shape", "heads=7").exception or AssertionError
