@@ -1,6 +1,6 @@
 """Calibration: some sequences of the mixture, and the loss of a decoder on them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from mixlab.training.head import loss_sum
 from mixlab.training.records import TokenCorpus
 
 SEQUENCES = 64
+Progress = Callable[[str, int, int], None]  # what is done now, how much of it, of how much
 # Of one batch: gradients are weighed batch by batch, and larger ones average more away.
 BATCH_TOKENS = 4096
 
@@ -48,6 +49,10 @@ def batch_loss(decoder: Decoder, tokens: Tensor) -> Tensor:
     features = decoder.features(tokens[:, :-1]).flatten(0, 1)
     targets = tokens[:, 1:].flatten()
     return loss_sum(features, decoder.head.weight, targets) / len(targets)
+
+
+def silent(_: str, __: int, ___: int) -> None:
+    """Progress that nobody sees."""
 
 
 @torch.no_grad()

@@ -189,6 +189,28 @@ def test_taylor_sees_that_a_neuron_is_not_used_where_magnitudes_do_not() -> None
     assert by["taylor"]["loss_nats"]["heir"] < by["l2"]["loss_nats"]["heir"]
 
 
+@pytest.mark.parametrize("by", IMPORTANCES)
+def test_progress_is_told_to_the_end_of_each_stage(by: Importance) -> None:
+    donor = Donor(Path("donor"), LARGE, trained_like(LARGE, 5), None)
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    def watch(stage: str, done: int, of: int) -> None:
+        told.setdefault(stage, []).append((done, of))
+
+    shape = replace(LARGE, layers=3, ffn_width=LARGE.ffn_width // 2)
+    inherit(donor, shape, spoken(model_of(donor)), importance=by, progress=watch)
+    stages = {
+        "l1": ["layers left out"],
+        "l2": ["layers left out"],
+        "taylor": ["layers left out", "importance"],
+        "masks": ["layers left out", "importance", "masks"],
+    }
+    assert list(told) == stages[by]
+    assert told["layers left out"] == [(i, 5) for i in range(1, 6)]  # 3 of 5 layers, then 2 of 4
+    for steps in told.values():
+        assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]
+
+
 def test_masks_learn_which_neurons_matter_from_a_wrong_beginning() -> None:
     made = planted(HEIR, replace(HEIR, ffn_width=56))
     model = model_of(made.donor)
