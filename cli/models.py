@@ -123,8 +123,9 @@ def inherit_model(
     )
 
     shares, opened = schedule(mixture), TokenisedCorpus.open(corpus)
-    shape = recipe_named(recipe).for_vocabulary(opened.vocabulary).architecture
     given = read_donor(donor)
+    rows = given.architecture.vocabulary
+    shape = recipe_named(recipe).for_tables(rows, vocabulary=opened.vocabulary).architecture
     check_heir(given.architecture, shape)
     told = check_tokens_mean_the_same(given, opened)
     context = min(shape.context, given.architecture.context)

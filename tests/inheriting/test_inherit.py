@@ -1,17 +1,24 @@
 """Inheritance leaves out what does nothing, and what is left is the donor's function."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mixlab.errors import AlreadyExists, InvalidLoss, InvalidRecipe
-from mixlab.inheriting import IMPORTANCES, Donor, Importance, Inheritance, inherit, read_donor
+from mixlab.inheriting import (
+    IMPORTANCES,
+    Donor,
+    Importance,
+    Inheritance,
+    inherit,
+    read_donor,
+)
 from mixlab.inheriting.calibration import mean_loss
 from mixlab.inheriting.importance import magnitude, taylor
 from mixlab.inheriting.masks import learned
@@ -255,6 +262,26 @@ def test_what_is_written_can_be_read_and_inherited_from_again(tmp_path: Path) ->
     assert json.loads((tmp_path / "heir" / "inheritance.json").read_text()) == found.report
     with pytest.raises(AlreadyExists):
         inherit(donor, HEIR, tokens, out=tmp_path / "heir")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("blocks.3.ffn.down.weight", None),
+        ("blocks.0.ffn.down.weight", torch.zeros(3, 3)),
+        ("other", torch.zeros(2)),
+    ],
+)
+def test_a_donor_whose_tensors_are_not_its_shapes_is_refused(
+    name: str, tensor: torch.Tensor | None, tmp_path: Path
+) -> None:
+    weights = trained_like(LARGE, 0)
+    weights = {**weights, name: tensor} if tensor is not None else weights
+    kept = {one: value for one, value in weights.items() if one != name or tensor is not None}
+    run = {"run": json.dumps({"architecture": asdict(LARGE)})}
+    save_file(kept, tmp_path / "weights.safetensors", run)
+    with pytest.raises(InvalidRecipe, match=f"another shape.*{name}"):
+        read_donor(tmp_path)
 
 
 @pytest.mark.parametrize(
