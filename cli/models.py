@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cli.mixtures import schedule
 from cli.options import MIXTURES
-from cli.showing import print_lines, table
+from cli.showing import print_lines, progress_bar, table
 from mixlab.corpora.drawn import DRAWN_FROM
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.errors import InvalidCorpus, MissingExtra, MissingFile
@@ -122,17 +122,44 @@ def inherit_model(
     )
 
     shares, opened = schedule(mixture), TokenisedCorpus.open(corpus)
-    shape = recipe_named(recipe).for_vocabulary(opened.vocabulary).architecture
     given = read_donor(donor)
+    rows = given.architecture.vocabulary
+    shape = recipe_named(recipe).for_tables(rows, vocabulary=opened.vocabulary).architecture
     check_heir(given.architecture, shape)
     told = check_tokens_mean_the_same(given, opened)
     context = min(shape.context, given.architecture.context)
     tokens = calibration(opened, shares, context=context, sequences=sequences, seed=seed)
-    found = inherit(given, shape, tokens, importance=importance.value, out=out)
+    with _Bar(Console(stderr=True)) as bar:
+        found = inherit(given, shape, tokens, importance=importance.value, out=out, progress=bar)
     if as_json:
         typer.echo(json.dumps(found.report, indent=2))
         return
     _show_heir(found, out, checked=told)
+
+
+class _Bar:
+    """What an heir's choice is at, on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = progress_bar(console)
+        self._task = self._progress.add_task("inherit", total=None, told="starting")
+        self._stage = ""
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, of: int) -> None:
+        """Show how far it is; time left is of the stage."""
+        if stage != self._stage:
+            self._stage = stage
+            self._progress.reset(self._task)
+        self._progress.update(
+            self._task, description=stage, completed=done, total=of, told=f"{done}/{of}"
+        )
 
 
 def _show_heir(found: "Inheritance", out: Path, *, checked: bool) -> None:

@@ -69,7 +69,7 @@ def search(
         expansions=_span(expansion, float, "--expansion"),
         tolerance=tolerance,
         head_width=head_width,
-        queries_per_kv=[_number(one, int, "--queries-per-kv") for one in queries_per_kv.split(",")],
+        queries_per_kv=_numbers(queries_per_kv, "--queries-per-kv"),
         ffn_multiple=ffn_multiple,
         context=context,
         tied_head=tied,
@@ -135,6 +135,14 @@ def _span(text: str, kind: Callable[[str], Kind], option: str) -> tuple[Kind, Ki
     """Both ends of "16-24"; of "20" both are 20."""
     low, dash, high = text.partition("-")
     return _number(low, kind, option), _number(high if dash else low, kind, option)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """Those of "1,2,4"."""
+    try:
+        return [int(one) for one in text.split(",")]
+    except ValueError as problem:
+        raise typer.BadParameter(f"{option} takes numbers as N,N,..., not {text!r}.") from problem
 
 
 def _number(text: str, kind: Callable[[str], Kind], option: str) -> Kind:

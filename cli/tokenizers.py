@@ -69,6 +69,8 @@ def coverage(
 ) -> None:
     """Show how much of the corpus the most frequent tokens cover, by their number."""
     shape = None if recipe_name is None else recipe(recipe_name).architecture
+    if plot is not None:
+        _check_picture(plot)
     opened = TokenisedCorpus.open(corpus)
     wanted = _mean_mixture(mixture, tokens)
     tokenizer = load_tokenizer(corpus / TOKENIZER)
@@ -173,8 +175,14 @@ def _described(found: Suggestion | None) -> dict[str, Any] | None:
     }
 
 
-def _draw(file: Path, ranking: Ranking, found: Suggestion | None) -> None:
+def _check_picture(file: Path) -> None:
     # Imported here, since matplotlib takes a second to load.
+    from mixlab.plots import check_picture
+
+    check_picture(file)
+
+
+def _draw(file: Path, ranking: Ranking, found: Suggestion | None) -> None:
     from mixlab.plots import save, vocabulary_coverage
 
     marks = {} if found is None else {"least": found.least, "most": found.most}

@@ -1,10 +1,13 @@
 """Pictures of laws: drawn from any fit, and the numbers in them are those of the fit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from mixlab import plots
+from mixlab.errors import NotWritten
 from mixlab.fitting import Fit, fit
 from mixlab.laws import LAWS
 from mixlab.mixture import Mixture
@@ -108,3 +111,15 @@ def test_what_a_vocabulary_covers(marks: dict[str, int]) -> None:
     assert curve.get_xdata()[-1] == 1000
     np.testing.assert_allclose(curve.get_ydata()[-1], 100)
     drawn(picture)
+    assert picture.axes[0].get_xticklabels()[0].get_text() == "257"
+    assert picture.axes[0].get_legend() is None  # lines would cross it
+
+
+@pytest.mark.parametrize("name", ["curve", "curve.txt"])
+def test_a_file_that_is_no_picture_is_refused(name: str, tmp_path: Path) -> None:
+    picture = plots.vocabulary_coverage(np.linspace(0, 1, 500), fixed=257)
+    with pytest.raises(NotWritten, match=r"take \.png, \.svg or \.pdf"):
+        plots.save(picture, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    plots.save(picture, tmp_path / "new" / "curve.PNG")
+    assert (tmp_path / "new" / "curve.PNG").stat().st_size

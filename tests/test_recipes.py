@@ -312,6 +312,27 @@ def test_a_recipe_in_another_shape_is_the_same_but_for_the_sizes_given() -> None
 
 
 @pytest.mark.parametrize(
+    ("rows", "vocabulary", "expected"),
+    [
+        (1024, 1024, 1024),
+        (1030, 1024, 1030),
+        (1000, 1024, 2048),  # too few for the tokens: the recipe stays, and the weights are refused
+        (2048, 1024, 2048),
+        (4096, 1024, 2048),
+        (2100, 2100, 2100),
+        (2050, 2100, 2100),
+    ],
+)
+def test_a_recipe_takes_the_tables_of_weights_that_hold_every_token(
+    rows: int, vocabulary: int, expected: int
+) -> None:
+    made = proxy_tiny().for_tables(rows, vocabulary=vocabulary)
+    assert made == replace(
+        proxy_tiny(), architecture=replace(proxy_tiny().architecture, vocabulary=expected)
+    )
+
+
+@pytest.mark.parametrize(
     ("name", "layers", "width", "parameters"),
     [
         ("pangu_pi_1b_pro", 21, 1792, 1_002_270_976),

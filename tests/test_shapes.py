@@ -84,6 +84,8 @@ def test_the_distance_is_of_depth_and_expansion_in_logarithms() -> None:
         ({"tolerance": 1.0}, "from 0 to below 1"),
         ({"depths": (9, 4)}, "range of depths"),
         ({"expansions": (0.0, 4.0)}, "range of expansions"),
+        ({"depths": (1, 10**9)}, "too many to look through"),
+        ({"widths": (128, 10**12)}, "too many to look through"),
         ({"head_width": 33}, "even"),
         ({"queries_per_kv": (0,)}, "at least 1"),
         ({"parameters": 1e6}, "embedding and head"),

@@ -45,10 +45,14 @@ class Pieces:
 
 
 def pieces_of(tokenizer: Tokenizer) -> Pieces:
-    """The pieces of a BPE or a Unigram. Raises InvalidCorpus for another kind."""
+    """The pieces of a BPE or a Unigram.
+
+    Raises InvalidCorpus for another kind, and for tokens that share an id or are not there.
+    """
     value = json.loads(tokenizer.to_str())
     _check_kind(value["model"])
     ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    _check_tokens(value, ids)
     names = {*_named(value), *_alphabet(value, ids)}
     fixed = {ids[name] for name in names if name in ids}
     return Pieces(
@@ -75,6 +79,23 @@ def _check_kind(model: Mapping[str, Any]) -> None:
             )
 
 
+def _check_tokens(value: Mapping[str, Any], ids: Mapping[str, int]) -> None:
+    texts: dict[int, str] = {}
+    for text, token in ids.items():
+        if texts.setdefault(token, text) != text:
+            raise InvalidCorpus(
+                f"The tokenizer's tokens {texts[token]!r} and {text!r} have the same id {token}, "
+                "as where an added token's is between those of the pieces; give added tokens ids "
+                "behind the pieces."
+            )
+    for name in _put_around(value):
+        if name not in ids:
+            raise InvalidCorpus(
+                f"The tokenizer puts {name!r} around texts (padding, post-processor), but has no "
+                "such token; add it, or take that step out of its file."
+            )
+
+
 def processors_in(value: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """The post-processors of a tokenizer's JSON that are no sequence of others."""
     if value is None:
@@ -95,6 +116,11 @@ def _named(value: Mapping[str, Any]) -> Iterator[str]:
         yield model["unk_token"]
     if model.get("unk_id") is not None:
         yield model["vocab"][model["unk_id"]][0]
+    yield from _put_around(value)
+
+
+def _put_around(value: Mapping[str, Any]) -> Iterator[str]:
+    """Texts of the tokens that padding and the post-processor put around a text."""
     if value["padding"] is not None:
         yield value["padding"]["pad_token"]
     for processor in processors_in(value["post_processor"]):
@@ -114,14 +140,16 @@ def _alphabet(value: Mapping[str, Any], ids: Mapping[str, int]) -> Iterator[str]
     """Pieces that any text can be cut to."""
     if _is_byte_level(value["pre_tokenizer"]) or _is_byte_level(value["normalizer"]):
         yield from pre_tokenizers.ByteLevel.alphabet()
-    # A tokenizer falls back only where it has all of them.
-    elif value["model"].get("byte_fallback") and all(token in ids for token in BYTE_TOKENS):
+        return
+    if value["model"].get("byte_fallback"):
         yield from BYTE_TOKENS
         # Decoders read such a letter before they put bytes together.
         steps = (value["normalizer"], value["pre_tokenizer"], value["decoder"])
         yield from (text for step in steps for text in _texts(step) if len(text) == 1)
-    else:
-        yield from (piece for piece in ids if len(piece) == 1)
+        # A letter falls back where its own bytes are there.
+        if all(token in ids for token in BYTE_TOKENS):
+            return
+    yield from (piece for piece in ids if len(piece) == 1)
 
 
 def _texts(value: Any) -> Iterator[str]:

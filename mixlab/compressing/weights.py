@@ -85,6 +85,11 @@ def open_model(path: Path) -> Model:
     run = None if (path / CONFIG).is_file() else _run_of(first, headers[first])
     if run is not None:
         _architecture(run, first)
+    elif folder is not None and not (folder / CONFIG).is_file():
+        raise MissingFile(
+            f"{folder} has weights, but no {CONFIG} that tells what they are of; give the whole "
+            "folder, or the file of weights alone."
+        )
     return Model(tuple(files), folder, run, min(tables.values()))
 
 
@@ -171,7 +176,9 @@ def _run_of(file: Path, header: Header) -> Mapping[str, Any] | None:
         run = json.loads(header.metadata["run"])
     except ValueError as problem:
         raise TruncatedFile(f"{file} has a damaged note of its run ({problem}).") from problem
-    return run if isinstance(run, dict) else None
+    if not isinstance(run, dict):
+        raise TruncatedFile(f"{file} has a damaged note of its run ({run!r:.80}).")
+    return run
 
 
 def _architecture(run: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class GrowthPlan:
     params: int  # N: of the large one
     flops: float  # C = 6 N D
     rule_tokens: float  # what the rule gives by itself
-    note: str = ""  # why it isn't the rule's; empty where it is
+    note: str = ""  # what lies outside of the rule's range; empty where nothing does
 
 
 def rule_tokens(params: float, budget_tokens: float) -> float:
@@ -88,8 +88,10 @@ def plan(params: int, budget_tokens: int, *, outside: Outside = "refuse") -> Gro
             f"at most {int(MOST_SHARE * budget_tokens)} to stay near what was published, or "
             "train without growth."
         )
-    tokens = min(found, MOST_SHARE * budget_tokens) if reasons else found
-    note = f"Not the rule's {found:.4g} tokens but at most a fifth: {reasons}." if reasons else ""
+    most = MOST_SHARE * budget_tokens
+    tokens, note = found, f"The rule's own tokens, though {reasons}." if reasons else ""
+    if found > most:
+        tokens, note = most, f"Not the rule's {found:.4g} tokens but a fifth: {reasons}."
     return GrowthPlan(int(tokens), budget_tokens, params, 6.0 * params * budget_tokens, found, note)
 
 

@@ -12,11 +12,7 @@ what one run of the recipe reads. Told are both as one: steps, tokens, observati
 consumed count from the small run's first update; each event says its stage.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from mixlab.corpora.sampling import Sampler
 from mixlab.corpora.shards import TokenisedCorpus
@@ -24,10 +20,9 @@ from mixlab.errors import DomainTooSmall, InvalidRecipe
 from mixlab.growing.planning import Growth, large_of, small_of
 from mixlab.growing.stacking import grow
 from mixlab.training.beginning import Beginning
-from mixlab.training.checkpoints.folders import locked
 from mixlab.training.data import check_vocabulary, last_step, sampler_of
 from mixlab.training.events import Emit, Event
-from mixlab.training.parts import Parts, claim
+from mixlab.training.parts import Parts, claim, held
 from mixlab.training.running import Run, Stop, check_room
 from mixlab.training.spec import RunSpec
 from mixlab.training.weights import WEIGHTS
@@ -57,19 +52,8 @@ def run_grown(
     grown = _Grown(spec, growth)
     grown.check(processes)
     grown.claim()
-    with _held(spec.folder / SMALL):
+    with held(spec.folder / SMALL):
         return grown.train(Parts(grown.steps, emit=emit, stop=stop, run=run))
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Have the folder for this process alone. Raises InUse where another one has it."""
-    lock = locked(folder)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 class _Grown:

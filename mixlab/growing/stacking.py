@@ -150,8 +150,15 @@ def _metadata(source: _Source, layers: int, factor: int, operator: str) -> dict[
             "operator": operator,
         }
     }  # fmt: skip
-    run = json.loads(source.metadata.get("run", "{}"))
-    shape = run.get("architecture") or run.get("identity", {}).get("recipe", {}).get("architecture")
+    try:
+        run = json.loads(source.metadata.get("run", "{}"))
+        shape = run.get("architecture") or run.get("identity", {}).get("recipe", {}).get(
+            "architecture"
+        )
+    except (ValueError, AttributeError) as problem:
+        raise TruncatedFile(
+            f"{source.file} has a damaged note of its run ({problem}); make it again."
+        ) from problem
     if shape is not None:
         grown["architecture"] = {**shape, "layers": layers * factor}
     return {"run": json.dumps(grown)}

@@ -19,7 +19,7 @@ Limits: a head keeps its width; a donor has at least as many queries per key/val
 heir; the whole donor is in memory in float32, and for "taylor" its gradients too.
 """
 
-from mixlab.inheriting.calibration import calibration
+from mixlab.inheriting.calibration import Progress, calibration
 from mixlab.inheriting.donors import Donor, check_tokens_mean_the_same, read_donor
 from mixlab.inheriting.running import Inheritance, inherit
 from mixlab.recipes.heirs import IMPORTANCES, Importance, check_heir
@@ -29,6 +29,7 @@ __all__ = [
     "Donor",
     "Importance",
     "Inheritance",
+    "Progress",
     "calibration",
     "check_heir",
     "check_tokens_mean_the_same",

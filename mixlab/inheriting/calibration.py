@@ -1,19 +1,22 @@
 """Calibration: some sequences of the mixture, and the loss of a decoder on them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from mixlab.corpora.sampling import Sampler
-from mixlab.errors import InvalidLoss, InvalidRecipe
+from mixlab.errors import InvalidLoss, InvalidRecipe, NotEnoughMemory
 from mixlab.mixture import Mixture
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.decoder import Decoder
 from mixlab.training.head import loss_sum
+from mixlab.training.memory import free_bytes
 from mixlab.training.records import TokenCorpus
 
 SEQUENCES = 64
+TOKEN_BYTES = 4 * 8  # while a batch is put together
+Progress = Callable[[str, int, int], None]  # what is done now, how much of it, of how much
 # Of one batch: gradients are weighed batch by batch, and larger ones average more away.
 BATCH_TOKENS = 4096
 
@@ -29,10 +32,16 @@ def calibration(
     """Training tokens (sequence, context + 1) of a mixture, or of a schedule's beginning.
 
     Raises InvalidRecipe for less than one sequence, InvalidMixture for domains that the corpus
-    lacks, and DomainTooSmall for a domain with less than one sequence.
+    lacks, DomainTooSmall for a domain with less than one sequence, and NotEnoughMemory.
     """
     if sequences < 1:
         raise InvalidRecipe(f"Calibration needs at least 1 sequence, not {sequences}.")
+    needed = TOKEN_BYTES * sequences * (context + 1)
+    if needed > free_bytes():
+        raise NotEnoughMemory(
+            f"{sequences:,} sequences of {context} tokens take {needed / 1e9:.1f} GB, more than is "
+            f"free; some {SEQUENCES} are enough to tell what matters."
+        )
     streams = {name: corpus.stream(name, "train") for name in corpus.domains}
     sampler = Sampler(streams, mixture, context=context, batch_sequences=sequences, seed=seed)
     return torch.from_numpy(sampler.batch(0))
@@ -48,6 +57,10 @@ def batch_loss(decoder: Decoder, tokens: Tensor) -> Tensor:
     features = decoder.features(tokens[:, :-1]).flatten(0, 1)
     targets = tokens[:, 1:].flatten()
     return loss_sum(features, decoder.head.weight, targets) / len(targets)
+
+
+def silent(_: str, __: int, ___: int) -> None:
+    """Progress that nobody sees."""
 
 
 @torch.no_grad()

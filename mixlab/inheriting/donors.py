@@ -12,7 +12,7 @@ from mixlab.corpora.tokenizer import load_tokenizer
 from mixlab.errors import InvalidCorpus
 from mixlab.recipes import Architecture
 from mixlab.training.huggingface import import_huggingface, read_trained
-from mixlab.training.weights import WEIGHTS
+from mixlab.training.weights import WEIGHTS, check_weights
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
@@ -40,6 +40,7 @@ def read_donor(path: Path) -> Donor:
         imported = import_huggingface(folder)
         return Donor(folder, imported.architecture, dict(imported.tensors()), imported.tokenizer)
     trained = read_trained(folder)
+    check_weights(folder / WEIGHTS, trained.architecture)
     tokenizer = trained.tokenizer
     if tokenizer is None and trained.corpus_folder is not None:
         beside = trained.corpus_folder / TOKENIZER

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mixlab.errors import InvalidLoss
-from mixlab.inheriting.calibration import batch_loss, batches
+from mixlab.inheriting.calibration import Progress, batch_loss, batches, silent
 from mixlab.inheriting.units import Scores, scores_of
 from mixlab.training.decoder import Decoder
 
@@ -54,7 +54,9 @@ _GAIN_OF = {
 }
 
 
-def taylor(decoder: Decoder, tokens: Tensor, layers: Sequence[int]) -> Scores:
+def taylor(
+    decoder: Decoder, tokens: Tensor, layers: Sequence[int], progress: Progress = silent
+) -> Scores:
     """First-order scores, of as many backward passes as the calibration has batches.
 
     `layers` are the numbers that the decoder's layers have in the donor, for errors.
@@ -66,13 +68,15 @@ def taylor(decoder: Decoder, tokens: Tensor, layers: Sequence[int]) -> Scores:
     decoder.requires_grad_(True)
     try:
         total: Scores | None = None
-        for batch in batches(tokens):
+        parts = list(batches(tokens))
+        for done, batch in enumerate(parts, start=1):
             loss = batch_loss(decoder, batch.to(device))
             found = torch.autograd.grad(loss, list(weights.values()))
             gradients = dict(zip(weights, found, strict=True))
             check_gradients(gradients, layers)
             scores = scores_of(partial(_first_order, weights, gradients), decoder.shape)
             total = scores if total is None else total + scores
+            progress("importance", done, len(parts))
     finally:
         decoder.requires_grad_(False)
     assert total is not None

@@ -11,10 +11,11 @@ That it measures again after each layer is a choice made here.
 
 import math
 from dataclasses import dataclass
+from itertools import count
 
 from torch import Tensor, nn
 
-from mixlab.inheriting.calibration import mean_loss
+from mixlab.inheriting.calibration import Progress, mean_loss, silent
 from mixlab.training.decoder import Decoder
 
 
@@ -28,15 +29,22 @@ class LayerChoice:
     dropped: list[tuple[int, float]]  # in order, each with the loss without it and all before
 
 
-def choose_layers(decoder: Decoder, tokens: Tensor, layers: int) -> LayerChoice:
+def choose_layers(
+    decoder: Decoder, tokens: Tensor, layers: int, progress: Progress = silent
+) -> LayerChoice:
     """Leave out layers until so many are left; at least 2, or as many as there are."""
     whole = list(decoder.blocks)
     kept, dropped = list(range(len(whole))), list[tuple[int, float]]()
     loss = mean_loss(decoder, tokens)
     sensitivity: list[float | None] = [None] * len(whole)
+    all_of = sum(left - 2 for left in range(layers + 1, len(whole) + 1))
+    measured = count(1)
     try:
         while len(kept) > layers:
-            without = {i: _loss_of(decoder, whole, kept, i, tokens) for i in kept[1:-1]}
+            without = {}
+            for i in kept[1:-1]:
+                without[i] = _loss_of(decoder, whole, kept, i, tokens)
+                progress("layers left out", next(measured), all_of)
             if not dropped:
                 for i, found in without.items():
                     sensitivity[i] = found - loss

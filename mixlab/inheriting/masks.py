@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from mixlab.inheriting.calibration import batch_loss, batches
+from mixlab.inheriting.calibration import Progress, batch_loss, batches, silent
 from mixlab.inheriting.gains import measure_gains
 from mixlab.inheriting.units import Scores, chosen
 from mixlab.recipes import Architecture
@@ -32,7 +32,13 @@ STEPS = 100
 LEARNING_RATE = 0.01  # a score can cross the whole range of ranks in 100 updates
 
 
-def learned(decoder: Decoder, tokens: Tensor, begin: Scores, heir: Architecture) -> Scores:
+def learned(
+    decoder: Decoder,
+    tokens: Tensor,
+    begin: Scores,
+    heir: Architecture,
+    progress: Progress = silent,
+) -> Scores:
     """Scores after training, from those of `begin` on."""
     scores = [_ranks(one).requires_grad_() for one in (begin.width, begin.heads, begin.ffn)]
     own = _ranks(begin.kv_heads)
@@ -42,13 +48,14 @@ def learned(decoder: Decoder, tokens: Tensor, begin: Scores, heir: Architecture)
     narrow = (heir.width / decoder.shape.width) ** 0.5
     factors = [gain * narrow for gain in gains] if heir.width < decoder.shape.width else gains
     device = decoder.embedding.weight.device
-    for batch in islice(cycle(batches(tokens)), STEPS):
+    for done, batch in enumerate(islice(cycle(batches(tokens)), STEPS), start=1):
         gates = _gates(Scores(scores[0], scores[1], own, scores[2]), heir)
         masked = _masked(decoder, [gate.to(device) for gate in gates], factors)
         loss: Tensor = functional_call(_Loss(decoder), masked, (batch.to(device),))
         for score, gradient in zip(scores, torch.autograd.grad(loss, scores), strict=True):
             score.grad = gradient
         optimiser.step()
+        progress("masks", done, STEPS)
     width, heads, ffn = (one.detach() for one in scores)
     return Scores(width, heads, own, ffn)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mixlab.corpora.files import check_free, write_folder
 from mixlab.errors import InvalidRecipe
-from mixlab.inheriting.calibration import check_finite, mean_loss
+from mixlab.inheriting.calibration import Progress, check_finite, mean_loss, silent
 from mixlab.inheriting.donors import TOKENIZER, Donor
 from mixlab.inheriting.gains import measure_gains
 from mixlab.inheriting.importance import magnitude, taylor
@@ -62,11 +62,13 @@ def inherit(
     *,
     importance: Importance = "taylor",
     out: Path | None = None,
+    progress: Progress = silent,
 ) -> Inheritance:
     """Cut a smaller shape out of the donor, by what it does on `tokens` (sequence, place + 1).
 
     An heir of the donor's own shape is the donor, to the bit. With `out`, a new folder, it is
-    written there. Works on the CUDA device where there is one.
+    written there. Works on the CUDA device where there is one. `progress` is told of each layer
+    that was left out for a trial, of each batch of gradients and each update of masks.
 
     Raises InvalidRecipe for a shape that the donor can't give, InvalidLoss for values or
     gradients that are no numbers, naming the layer, and AlreadyExists for a folder that holds
@@ -84,9 +86,9 @@ def inherit(
     with deterministic(device, None):
         whole = decoder_of(donor.weights, donor.architecture, device)
         check_finite(whole, tokens)
-        layers = choose_layers(whole, tokens, shape.layers)
+        layers = choose_layers(whole, tokens, shape.layers, progress)
         del whole
-        cut = _cut(donor, layers, shape, tokens, importance, device)
+        cut = _cut(donor, layers, shape, tokens, importance, device, progress)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # other processes may train the heir on this device
     found = Inheritance(
@@ -121,6 +123,7 @@ def _cut(
     tokens: Tensor,
     importance: Importance,
     device: torch.device,
+    progress: Progress,
 ) -> _Cut:
     """The heir, from the layers that stay."""
     between = replace(donor.architecture, layers=shape.layers)
@@ -136,13 +139,13 @@ def _cut(
     sizes = ("width", "heads", "kv_heads", "ffn_width")
     if all(getattr(shape, size) == getattr(between, size) for size in sizes):
         return cut_by(everything(between), None)
-    scores = _scores(decoder, tokens, importance, layers.kept)
+    scores = _scores(decoder, tokens, importance, layers.kept, progress)
     found = cut_by(chosen(scores, shape), scores)
     if importance != "masks":
         return found
     # Compared on sequences that the masks were not trained on, where there are enough.
     unseen = tokens[: len(tokens) // 4] if len(tokens) > 3 else tokens
-    masked = learned(decoder, tokens[len(tokens) // 4 :], scores, shape)
+    masked = learned(decoder, tokens[len(tokens) // 4 :], scores, shape, progress)
     trained = cut_by(chosen(masked, shape), masked)
     before, after = (
         mean_loss(decoder_of(one.weights, shape, device), unseen) for one in (found, trained)
@@ -150,11 +153,17 @@ def _cut(
     return trained if after < before else found
 
 
-def _scores(decoder: Decoder, tokens: Tensor, importance: Importance, layers: list[int]) -> Scores:
+def _scores(
+    decoder: Decoder,
+    tokens: Tensor,
+    importance: Importance,
+    layers: list[int],
+    progress: Progress,
+) -> Scores:
     """Of "masks" those that they begin with."""
     if importance in ("l1", "l2"):
         return magnitude(decoder, importance)
-    return taylor(decoder, tokens, layers)
+    return taylor(decoder, tokens, layers, progress)
 
 
 def _report(

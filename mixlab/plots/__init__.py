@@ -10,11 +10,12 @@ from mixlab.plots.laws import (
 )
 from mixlab.plots.report import overview, predictions
 from mixlab.plots.simplex import mixtures, ternary
-from mixlab.plots.style import as_svg, save
+from mixlab.plots.style import as_svg, check_picture, save
 from mixlab.plots.vocabulary import vocabulary_coverage
 
 __all__ = [
     "as_svg",
+    "check_picture",
     "coverage",
     "heatmap",
     "loss_against_share",

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mixlab.errors import NotWritten
+
 INK = "#333333"
 GREY = "#bbbbbb"
 LAW_COLOUR = "#d55e00"
@@ -53,6 +55,18 @@ def as_svg(found: Figure) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
+def check_picture(path: Path) -> None:
+    """Raise NotWritten for a file whose suffix is no picture's."""
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise NotWritten(
+            f"{path} can't be drawn: its suffix says what kind of picture it is, and is "
+            f"{path.suffix or 'missing'!r}; take .png, .svg or .pdf."
+        )
+
+
 def save(found: Figure, path: Path) -> None:
-    """Write the figure as the file's suffix says."""
+    """Write the figure as the file's suffix says. Raises NotWritten for one of no picture."""
+    check_picture(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     found.savefig(path, dpi=150)

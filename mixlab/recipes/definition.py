@@ -155,7 +155,11 @@ class Recipe:
         )
 
     def for_vocabulary(self, vocabulary: int) -> "Recipe":
-        """The recipe with room for every token: widened where the tokenizer has more."""
+        """The recipe with room for every token: widened where the tokenizer has more.
+
+        Never narrowed: a recipe's shape is what its parameters, FLOPs and tuned rate were told of,
+        some tables are wider than their tokenizers on purpose, and a run's folder goes by it.
+        """
         if vocabulary <= self.architecture.vocabulary:
             return self
         return replace(self, architecture=replace(self.architecture, vocabulary=vocabulary))
@@ -180,6 +184,17 @@ class Recipe:
         }  # fmt: skip
         given = {name: size for name, size in sizes.items() if size is not None}
         return replace(self, architecture=replace(self.architecture, **given))
+
+    def for_tables(self, rows: int, *, vocabulary: int) -> "Recipe":
+        """The recipe for weights with so many rows of embedding and head, which it begins with.
+
+        As `for_vocabulary`, but narrowed to the rows where they hold every token, as those of a
+        model that followed a compressed tokenizer do.
+        """
+        wide = self.for_vocabulary(vocabulary)
+        if not vocabulary <= rows <= wide.architecture.vocabulary:
+            return wide
+        return replace(wide, architecture=replace(wide.architecture, vocabulary=rows))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form that `from_dict` reads back."""

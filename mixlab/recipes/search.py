@@ -31,6 +31,8 @@ TOLERANCE = 0.01
 # Heads of published models of that size: (parameters from which on, width of a head); ours.
 HEAD_WIDTHS = ((500e6, 128), (10e6, 64), (0, 32))
 
+MOST_FRAMES = 250_000  # some ten seconds
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -94,8 +96,8 @@ def search_shapes(
     500M parameters on, 64 from 10M, else 32. Each of `queries_per_kv` that divides the heads gives
     shapes of its own: 1 is plain attention, 4 lets four query heads share keys and values.
 
-    Raises InvalidRecipe for values that are none, and where no shape meets the budget, saying
-    what came nearest.
+    Raises InvalidRecipe for values that are none, ranges of too many shapes, and where no shape
+    meets the budget, saying what came nearest.
     """
     _check(parameters, vocabulary, (depths, widths, expansions), tolerance)
     own = head_width or next(width for least, width in HEAD_WIDTHS if parameters >= least)
@@ -103,6 +105,12 @@ def search_shapes(
         raise InvalidRecipe(
             f"ffn_multiple ({ffn_multiple}) and queries_per_kv ({list(queries_per_kv)}) must be "
             "at least 1."
+        )
+    frames = len(_heads(widths, own)) * (depths[1] - depths[0] + 1) * len(set(queries_per_kv))
+    if frames > MOST_FRAMES:
+        raise InvalidRecipe(
+            f"The ranges hold {frames:,} depths and widths, too many to look through (at most "
+            f"{MOST_FRAMES:,}); narrow them."
         )
     # Of one layer, one head and one neuron; it refuses a head of odd width.
     least = Architecture(
@@ -135,13 +143,18 @@ def _frames(
     """Every depth, width and number of key/value heads within the ranges, with one FFN neuron."""
     own = least.width
     for layers in range(depths[0], depths[1] + 1):
-        for heads in range(max(1, -(-widths[0] // own)), widths[1] // own + 1):
+        for heads in _heads(widths, own):
             for queries in queries_per_kv:
                 if heads % queries == 0:
                     yield replace(
                         least, layers=layers, width=heads * own, heads=heads,
                         kv_heads=heads // queries,
                     )  # fmt: skip
+
+
+def _heads(widths: tuple[int, int], own: int) -> range:
+    """The numbers of heads, each `own` wide, whose widths are in the range."""
+    return range(max(1, -(-widths[0] // own)), widths[1] // own + 1)
 
 
 def _filled(frame: Architecture, parameters: float, multiple: int) -> Iterator[Architecture]:

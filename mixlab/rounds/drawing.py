@@ -66,8 +66,10 @@ def draw(
     With unit "batch" whole batches are drawn, as in the paper; their mixture is that of all
     batches, so `keep_proportions` says nothing then.
 
-    Raises InvalidRecipe for a share that is not between 0 and 1, an unknown unit, a loss that is
-    no finite number, and a share too small to draw one sequence of each domain.
+    Of each domain, or of all, at least one is drawn, and of several not all.
+
+    Raises InvalidRecipe for a share that is not between 0 and 1, an unknown unit, and a loss that
+    is no finite number.
     """
     check_share(share)
     check_unit(unit)

@@ -30,7 +30,7 @@ from mixlab.rounds.scoring import Progress, score, scored_run
 from mixlab.schedules import MixtureSchedule
 from mixlab.training.beginning import Beginning
 from mixlab.training.events import Emit, Event
-from mixlab.training.parts import Parts, claim
+from mixlab.training.parts import Parts, claim, held
 from mixlab.training.running import Run, Stop
 from mixlab.training.spec import RunSpec
 from mixlab.training.weights import WEIGHTS
@@ -58,12 +58,14 @@ def run_rounds(
     Events are of all rounds as one, and name their stage.
 
     Raises what `train` raises; before any work InvalidRecipe for too few updates, a schedule of
-    several mixtures, a run that begins elsewhere, `max_epochs`, and a folder of another run.
+    several mixtures, a run that begins elsewhere, `max_epochs`, and a folder of another run; InUse
+    where another process trains there.
     """
     asked = _Rounds(spec, rounds)
     asked.claim()
     parts = Parts(spec.recipe.steps, emit=emit, stop=stop, run=run)
-    return asked.train(parts, score or (lambda number: asked.scored(number, stop)))
+    with held(asked.folder(1)):
+        return asked.train(parts, score or (lambda number: asked.scored(number, stop)))
 
 
 def score_part(
@@ -146,9 +148,15 @@ class _Rounds:
         )
 
     def _schedule(self, drawn: DrawnSet) -> MixtureSchedule:
-        if self.rounds.keep_proportions:
+        found = drawn.told["drawn"]
+        if not self.rounds.keep_proportions:
+            return MixtureSchedule.of(Mixture.normalised(found))
+        # A share may be too small for a single sequence of the first round, and none is drawn.
+        mixture = self.spec.schedule.stages[0].mixture
+        shares = {name: share if found.get(name) else 0.0 for name, share in mixture}
+        if shares == mixture.proportions:
             return self.spec.schedule
-        return MixtureSchedule.of(Mixture.normalised(drawn.told["drawn"]))
+        return MixtureSchedule.of(Mixture.normalised(shares))
 
     def scored(self, number: int, stop: Stop) -> bool:
         """Score what the first round read, part after part; False where stopped."""

@@ -5,12 +5,15 @@ event says its stage. A part that is done leaves `ended.json` in its folder, and
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mixlab.corpora.files import read_json, write_json
 from mixlab.errors import InvalidRecipe
+from mixlab.training.checkpoints.folders import locked
 from mixlab.training.checkpoints.keeping import FOLDER
 from mixlab.training.events import Emit, Event
 from mixlab.training.running import Run, Stop, run_spec
@@ -34,6 +37,17 @@ def claim(folder: Path, file: str, told: Mapping[str, Any], *, else_holds: str) 
         raise InvalidRecipe(f"{folder} holds a run {what}; give this one a folder of its own.")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / file, told)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Have the folder for this process alone. Raises InUse where another one has it."""
+    lock = locked(folder)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 class Parts:

@@ -12,6 +12,16 @@ from mixlab.training.parallel import Sharding, World
 from mixlab.training.placement import chosen_device
 from mixlab.training.records import TokenCorpus, TrainingProgress
 from mixlab.training.spec import RunSpec
+from mixlab.training.weights import rows_in
+
+
+def _recipe(spec: RunSpec, corpus: TokenisedCorpus) -> Recipe:
+    """The spec's, with a table for the corpus's tokens, or that of the weights it begins with."""
+    rows = None if spec.beginning is None else rows_in(spec.beginning.weights)
+    if rows is None:
+        return spec.recipe.for_vocabulary(corpus.vocabulary)
+    return spec.recipe.for_tables(rows, vocabulary=corpus.vocabulary)
+
 
 Stop = Callable[[], bool]
 Run = Callable[[RunSpec, Emit, Stop], Event]
@@ -24,7 +34,7 @@ def run_spec(spec: RunSpec, *, emit: Emit, stop: Stop, world: World | None = Non
     checkpoint. Raises what `train` raises, and NotEnoughMemory before anything is allocated.
     """
     corpus = TokenisedCorpus.open(spec.corpus)
-    recipe = spec.recipe.for_vocabulary(corpus.vocabulary)
+    recipe = _recipe(spec, corpus)
     world = world or World.alone()
     world.together(lambda: check_room(recipe, spec.sharding, world.size))
 

@@ -83,6 +83,15 @@ def check_weights(file: Path, shape: Architecture) -> None:
             )
 
 
+def rows_in(file: Path) -> int | None:
+    """Rows of a file's embedding; None where it has none, or can't be read."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return int(handle.get_slice("embedding.weight").get_shape()[0])
+    except (SafetensorError, OSError):
+        return None
+
+
 def _write(file: Path, tensors: dict[str, Tensor], run: dict[str, Any]) -> None:
     metadata = {"run": json.dumps(run)}
     try:

@@ -20,6 +20,7 @@ from mixlab.errors import (
     InvalidRecipe,
     MissingFile,
     MixlabError,
+    NotEnoughMemory,
 )
 from mixlab.mixture import Mixture
 from mixlab.recipes import RECIPES, Recipe, proxy_smoke
@@ -129,3 +130,12 @@ def test_what_would_give_a_wrong_heir_is_refused_before_any_work(
     out.mkdir()
     (out / "mine").write_text("")
     refused(AlreadyExists)
+
+
+def test_more_calibration_than_memory_holds_is_refused(
+    trained: tuple[Path, TokenisedCorpus], tmp_path: Path
+) -> None:
+    run, corpus = trained
+    many = command(run, tmp_path / "heir", corpus.folder, sequences=str(10**12))
+    assert isinstance(RUN.invoke(app, many).exception, NotEnoughMemory)
+    assert not (tmp_path / "heir").exists()

@@ -82,7 +82,8 @@ def test_the_search_measures_within_ranges() -> None:
 
 
 def test_a_range_that_is_none_is_refused() -> None:
-    result = RUN.invoke(
-        app, ["recipe", "search", "--params", "1e9", "--vocab", "9", "--depth", "x"]
-    )
+    search = ["recipe", "search", "--params", "1e9", "--vocab", "9"]
+    assert RUN.invoke(app, [*search, "--depth", "x"]).exit_code == 2
+    result = RUN.invoke(app, [*search, "--queries-per-kv", "1,x"])
     assert result.exit_code == 2
+    assert "N,N,..." in result.output

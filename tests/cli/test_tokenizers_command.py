@@ -12,7 +12,7 @@ from cli.main import app
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.corpora.tokenising import tokenise
 from mixlab.corpora.tokenizer import load_tokenizer, vocabulary_of
-from mixlab.errors import AlreadyExists, InvalidCorpus, MissingFile, MixlabError
+from mixlab.errors import AlreadyExists, InvalidCorpus, MissingFile, MixlabError, NotWritten
 from mixlab.mixture import Mixture
 from mixlab.training import train
 from mixlab.training.huggingface import read_trained
@@ -139,6 +139,7 @@ def test_what_can_not_be_done_is_refused_before_anything_is_written(
     taken = ("--weights", str(run), "--weights-out", str(run))
     assert isinstance(refused(*base, "--vocabulary", "300", *taken), AlreadyExists)
     assert RUN.invoke(app, ["tokenizer", *base, "--vocabulary", "300", *weights[:2]]).exit_code == 2
+    assert isinstance(refused("coverage", folder, *MIXTURE, "--plot", out), NotWritten)
     assert not list(tmp_path.iterdir())
     (tmp_path / "t.json").write_text("mine")
     assert isinstance(refused(*base, "--vocabulary", "300"), AlreadyExists)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from mixlab.compressing import Compressed, compress, rank
 from mixlab.corpora.tokenizer import end_of_text_id, train_tokenizer, vocabulary_of
@@ -245,3 +245,46 @@ def test_bytes_written_by_a_normalizer_are_an_alphabet_too() -> None:
     made = Tokenizer(models.BPE(vocab, [("t", "h"), ("th", "e")]))
     made.normalizer = normalizers.ByteLevel()
     assert rank(made, np.ones(len(vocab))).fixed == 257
+
+
+def test_tokens_that_a_file_names_but_lacks_are_told() -> None:
+    padded = byte_level_with(padding=("[PAD]", 0))
+    with pytest.raises(InvalidCorpus, match=r"puts '\[PAD\]' around texts"):
+        compress(padded, some_counts(padded, 0), 300)
+    framed = byte_level_with()
+    framed.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", 5)]
+    )
+    with pytest.raises(InvalidCorpus, match=r"puts '\[CLS\]' around texts"):
+        rank(framed, some_counts(framed, 0))
+
+
+def byte_level_with(padding: tuple[str, int] | None = None) -> Tokenizer:
+    made = Tokenizer.from_str(byte_level().to_str())
+    if padding is not None:
+        made.enable_padding(pad_token=padding[0], pad_id=padding[1])
+    return made
+
+
+def test_two_tokens_under_one_id_are_told() -> None:
+    """What the library makes of an added token whose id is between those of the pieces."""
+    value = json.loads(byte_level().to_str())
+    vocab = value["model"]["vocab"]
+    value["model"]["vocab"] = {piece: i + (i >= 300) for piece, i in vocab.items()}
+    end = value["added_tokens"][0]
+    value["added_tokens"] = [end, {**end, "id": 300, "content": "<mid>"}]
+    clash = Tokenizer.from_str(json.dumps(value))
+    with pytest.raises(InvalidCorpus, match=r"'<mid>' and .* have the same id 490"):
+        rank(clash, np.ones(vocabulary_of(clash)))
+
+
+@settings(deadline=None, max_examples=50)
+@given(text=KNOWN_TEXT)
+def test_letters_stay_where_a_byte_is_missing(text: str) -> None:
+    """What falls back on bytes then are the letters alone whose bytes are there."""
+    value = json.loads(MAKERS["sentencepiece_bpe"]().to_str())
+    value["model"]["vocab"]["<none>"] = value["model"]["vocab"].pop("<0x10>")
+    tokenizer = Tokenizer.from_str(json.dumps(value))
+    counts = some_counts(tokenizer, 2)
+    made = compress(tokenizer, counts, rank(tokenizer, counts).fixed)
+    assert decoded(made.tokenizer, text) == decoded(tokenizer, text)

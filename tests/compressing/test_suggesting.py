@@ -67,3 +67,12 @@ def test_thresholds_are_shares(ranking: Ranking, value: float) -> None:
         suggested(ranking, PRO, coverage=value)
     with pytest.raises(InvalidRecipe, match="share of the tables"):
         suggested(ranking, PRO, share=value)
+
+
+def test_tables_of_exactly_the_share_are_too_large(ranking: Ranking) -> None:
+    tiny = Architecture(
+        layers=1, width=2, heads=1, kv_heads=1, ffn_width=1,
+        vocabulary=9, context=8, tied_head=False,
+    )  # fmt: skip
+    assert tables_share(tiny, 7) == 0.5
+    assert suggested(ranking, tiny, share=0.5).most == 6

@@ -210,6 +210,12 @@ def test_files_that_are_no_model_say_why(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(4, 2)}, file)
     with pytest.raises(InvalidRecipe, match="none of the tables"):
         open_model(tmp_path)
+    save_file({"embedding.weight": torch.zeros(4, 2)}, file)
+    with pytest.raises(MissingFile, match=r"no config\.json that tells"):
+        open_model(tmp_path)
+    save_file({"embedding.weight": torch.zeros(4, 2)}, file, {"run": "[]"})
+    with pytest.raises(TruncatedFile, match="damaged note of its run"):
+        open_model(tmp_path)
     save_file({"embedding.weight": torch.zeros(4, 2)}, file, {"run": "{}"})
     with pytest.raises(TruncatedFile, match="doesn't say of what shape"):
         open_model(tmp_path)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixlab.corpora.drawn import DrawnCorpus, DrawnSet, write_drawn
+from mixlab.corpora.drawn import DrawnCorpus, DrawnSet, DrawnWindows, write_drawn
 from mixlab.corpora.sampling import Sampler
 from mixlab.corpora.shards import TokenisedCorpus
-from mixlab.errors import InvalidRecipe, MissingFile, TruncatedFile
+from mixlab.errors import DomainTooSmall, InvalidRecipe, MissingFile, TruncatedFile
 from mixlab.mixture import Mixture
 from tests.training.conftest import write_small_corpus
 
@@ -73,3 +73,24 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no table PAR1")
     with pytest.raises(TruncatedFile, match="draw again"):
         DrawnSet.read(tmp_path / "bad.parquet")
+
+
+class Counting:
+    """A stream of so many tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+
+    def __len__(self) -> int:
+        return self._tokens
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        assert starts.max() + length <= self._tokens
+        return starts[:, None] + np.arange(length)
+
+
+def test_a_window_needs_a_token_after_it() -> None:
+    last = np.array([0, 64])
+    assert DrawnWindows(Counting(97), last, 32).windows(np.array([32]), 33)[0, -1] == 96
+    with pytest.raises(DomainTooSmall, match="begins at token 64"):
+        DrawnWindows(Counting(96), last, 32)

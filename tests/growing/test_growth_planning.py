@@ -36,7 +36,11 @@ def test_a_short_run_would_grow_at_its_end_and_is_refused_or_clamped() -> None:
         plan(1_100_000_000, 22_000_000_000)
     clamped = plan(1_100_000_000, 22_000_000_000, outside="clamp")
     assert clamped.tokens == 4_400_000_000
-    assert "at most a fifth" in clamped.note
+    assert "not the rule's 2.062e+10 tokens but a fifth" in clamped.note.lower()
+    # A little more than a fifth is refused too.
+    assert 0.2 < rule_tokens(1.1e9, 55e9) / 55e9 < 0.3
+    with pytest.raises(InvalidBudget, match="of the budget"):
+        plan(1_100_000_000, 55_000_000_000)
     assert plan(1_100_000_000, 100_000_000_000).note == ""
 
 
@@ -44,7 +48,9 @@ def test_a_short_run_would_grow_at_its_end_and_is_refused_or_clamped() -> None:
 def test_models_of_sizes_that_nobody_grew_are_refused(params: int) -> None:
     with pytest.raises(InvalidBudget, match=f"{params} parameters are outside of 410000000"):
         plan(params, 10**13)
-    assert f"{params} parameters" in plan(params, 10**13, outside="clamp").note
+    clamped = plan(params, 10**13, outside="clamp")
+    assert clamped.tokens == int(clamped.rule_tokens)
+    assert clamped.note.startswith(f"The rule's own tokens, though {params} parameters")
 
 
 @pytest.mark.parametrize(("params", "tokens"), [(0, 10), (10, 0), (-1, 10)])

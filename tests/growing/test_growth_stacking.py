@@ -114,7 +114,11 @@ def test_what_cannot_be_grown_is_refused_and_nothing_is_left(tmp_path: Path, sma
     save_file({name: own for name, own in tensors.items() if "blocks.1." not in name}, gap)
     lame = tmp_path / "lame.safetensors"
     save_file({n: own for n, own in tensors.items() if n != "blocks.1.ffn.down.weight"}, lame)
+    noted = {note: tmp_path / f"note-{note}.safetensors" for note in ("{", "[]")}
+    for note, file in noted.items():
+        save_file(tensors, file, {"run": note})
     for given, factor, operator, kind, told in (
+        *((file, 2, "stack", TruncatedFile, "damaged note of its run") for file in noted.values()),
         (small, 1, "stack", InvalidRecipe, "at least 2, not 1"),
         (small, 2, "split", InvalidRecipe, "stack, interleave, zero, not by 'split'"),
         (tmp_path / "none", 2, "stack", MissingFile, "train the small model first"),

@@ -1,17 +1,24 @@
 """Inheritance leaves out what does nothing, and what is left is the donor's function."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mixlab.errors import AlreadyExists, InvalidLoss, InvalidRecipe
-from mixlab.inheriting import IMPORTANCES, Donor, Importance, Inheritance, inherit, read_donor
+from mixlab.inheriting import (
+    IMPORTANCES,
+    Donor,
+    Importance,
+    Inheritance,
+    inherit,
+    read_donor,
+)
 from mixlab.inheriting.calibration import mean_loss
 from mixlab.inheriting.importance import magnitude, taylor
 from mixlab.inheriting.masks import learned
@@ -189,6 +196,28 @@ def test_taylor_sees_that_a_neuron_is_not_used_where_magnitudes_do_not() -> None
     assert by["taylor"]["loss_nats"]["heir"] < by["l2"]["loss_nats"]["heir"]
 
 
+@pytest.mark.parametrize("by", IMPORTANCES)
+def test_progress_is_told_to_the_end_of_each_stage(by: Importance) -> None:
+    donor = Donor(Path("donor"), LARGE, trained_like(LARGE, 5), None)
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    def watch(stage: str, done: int, of: int) -> None:
+        told.setdefault(stage, []).append((done, of))
+
+    shape = replace(LARGE, layers=3, ffn_width=LARGE.ffn_width // 2)
+    inherit(donor, shape, spoken(model_of(donor)), importance=by, progress=watch)
+    stages = {
+        "l1": ["layers left out"],
+        "l2": ["layers left out"],
+        "taylor": ["layers left out", "importance"],
+        "masks": ["layers left out", "importance", "masks"],
+    }
+    assert list(told) == stages[by]
+    assert told["layers left out"] == [(i, 5) for i in range(1, 6)]  # 3 of 5 layers, then 2 of 4
+    for steps in told.values():
+        assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]
+
+
 def test_masks_learn_which_neurons_matter_from_a_wrong_beginning() -> None:
     made = planted(HEIR, replace(HEIR, ffn_width=56))
     model = model_of(made.donor)
@@ -233,6 +262,26 @@ def test_what_is_written_can_be_read_and_inherited_from_again(tmp_path: Path) ->
     assert json.loads((tmp_path / "heir" / "inheritance.json").read_text()) == found.report
     with pytest.raises(AlreadyExists):
         inherit(donor, HEIR, tokens, out=tmp_path / "heir")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("blocks.3.ffn.down.weight", None),
+        ("blocks.0.ffn.down.weight", torch.zeros(3, 3)),
+        ("other", torch.zeros(2)),
+    ],
+)
+def test_a_donor_whose_tensors_are_not_its_shapes_is_refused(
+    name: str, tensor: torch.Tensor | None, tmp_path: Path
+) -> None:
+    weights = trained_like(LARGE, 0)
+    weights = {**weights, name: tensor} if tensor is not None else weights
+    kept = {one: value for one, value in weights.items() if one != name or tensor is not None}
+    run = {"run": json.dumps({"architecture": asdict(LARGE)})}
+    save_file(kept, tmp_path / "weights.safetensors", run)
+    with pytest.raises(InvalidRecipe, match=f"another shape.*{name}"):
+        read_donor(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Which sequences are drawn: against torch.multinomial, and what holds for any losses."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -97,3 +98,18 @@ def test_a_share_of_nothing_or_everything_is_refused(share: float) -> None:
 def test_losses_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(InvalidRecipe, match=r"1 of 3 sequences is no number, first in step 1"):
         draw(scores([1.0, float("nan"), 2.0], [0, 1, 2]), 0.5, seed=0)
+    with pytest.raises(InvalidRecipe, match="is no number"):
+        draw(scores([1.0, float("inf"), 2.0], [0, 1, 2]), 0.5, seed=0)
+
+
+def test_of_several_not_all_are_drawn_and_of_one_that_one() -> None:
+    found = scores([1.0, 2.0, 3.0, 1.0], [0, 0, 0, 1])
+    windows = draw(found, 0.99, seed=0).windows
+    assert {name: len(own) for name, own in windows.items()} == {"code": 2, "law": 1}
+
+
+def test_a_batch_is_as_hard_as_its_mean_sequence() -> None:
+    """However many it has: a batch of one hard sequence against one of eight easy ones."""
+    found = scores([60.0, *[10.0] * 8], [0] * 9)
+    uneven = replace(found, step=np.array([1, *[2] * 8]))
+    assert drawn_windows(uneven, 0.5, 0, unit="batch") == {0}

@@ -1,6 +1,7 @@
 """Rounds in one folder: what they read, that they go on where they stopped, what is refused."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from safetensors.torch import load_file
 
 from mixlab.corpora.drawn import DRAWN_FILE, DrawnSet
 from mixlab.corpora.shards import TokenisedCorpus
-from mixlab.errors import InvalidRecipe
+from mixlab.errors import InUse, InvalidRecipe
 from mixlab.mixture import Mixture
 from mixlab.rounds.plan import Rounds
 from mixlab.rounds.running import drawn_for, run_rounds
 from mixlab.schedules import MixtureSchedule, Stage
 from mixlab.training.beginning import Beginning
+from mixlab.training.checkpoints import folders
 from mixlab.training.events import Event
 from mixlab.training.spec import RunSpec
 from mixlab.training.weights import WEIGHTS
@@ -118,6 +120,25 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end(spec: RunSpec, rounds: Roun
     assert (one / DRAWN_FILE).read_bytes() == (other / DRAWN_FILE).read_bytes()
     before, after = (load_file(way / WEIGHTS) for way in (one, other))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_share_too_small_for_one_sequence_is_left_out_of_later_rounds(spec: RunSpec) -> None:
+    rare = MixtureSchedule.of(Mixture({"counting": 0.999999, "noise": 1e-6}))
+    last, _ = trained(replace(spec, schedule=rare), Rounds(2, 0.5))
+    assert last["ended"] == "done"
+    assert drawn_for(spec.folder)["round 2"]["drawn"].get("noise", 0.0) == 0.0
+    assert {one["tokens"].get("noise", 0) for one in last["consumed"]} == {0}
+
+
+def test_two_at_once_in_one_folder_are_refused(
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders.locked, "__defaults__", (0.0,))
+    lock = folders.locked(spec.folder / "round-1")
+    assert lock is not None
+    with pytest.raises(InUse, match="Another process trains in"):
+        trained(spec, Rounds(2, 0.5))
+    os.close(lock)
 
 
 def test_another_run_in_the_folder_is_told(spec: RunSpec) -> None:

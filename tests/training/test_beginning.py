@@ -172,3 +172,8 @@ def test_a_spec_trains_from_its_beginning(
     assert ended["observations"][-1]["losses_nats"] == expected.losses_nats
     with pytest.raises(InvalidRecipe, match=r"start.* or begins with given weights"):
         replace(spec, start=Branch(tmp_path, 3))
+    # Weights that followed a smaller tokenizer have fewer rows than the recipe.
+    wider = RECIPE.for_vocabulary(RECIPE.architecture.vocabulary + 9)
+    again = replace(spec, recipe=wider, folder=tmp_path / "narrowed")
+    narrowed = run_spec(again, emit=lambda _: None, stop=lambda: False)
+    assert narrowed["observations"][-1]["losses_nats"] == expected.losses_nats

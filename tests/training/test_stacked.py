@@ -387,6 +387,40 @@ def test_the_folders_of_other_runs_are_refused(corpus: TokenisedCorpus, tmp_path
         train_stacked(recipe, corpus, swapped, threads=1)
 
 
+def test_another_runs_folder_beside_a_fresh_one_is_refused_and_kept(
+    corpus: TokenisedCorpus, tmp_path: Path
+) -> None:
+    recipe = small_recipe(4)
+    foreign = replace(RUNS[2], folder=tmp_path / "1")
+    train(
+        of_run(recipe, foreign), corpus, foreign.mixture, seed=foreign.seed, threads=1,
+        folder=foreign.folder,
+    )  # fmt: skip
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.safetensors")}
+    with pytest.raises(InvalidRecipe, match="of a run with another"):
+        train_stacked(recipe, corpus, in_folders(RUNS[:2], tmp_path), threads=1)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.safetensors")} == before
+    assert not (tmp_path / "0" / "checkpoints").exists()
+
+
+def test_a_stack_with_a_fresh_run_starts_over_and_leaves_no_later_checkpoints(
+    corpus: TokenisedCorpus, whole: list[Outcome], tmp_path: Path
+) -> None:
+    """As after a kill in the first save: later steps that one run has alone are of no use."""
+    recipe, runs = small_recipe(), in_folders(RUNS, tmp_path)
+    train(
+        recipe, corpus, RUNS[0].mixture, seed=1, threads=1, folder=runs[0].folder,
+        stop=stopping_at_step(30),
+    )  # fmt: skip
+    half_done(recipe, corpus, runs)
+    for run in runs:
+        assert run.folder is not None
+        kept = (run.folder / "checkpoints").glob("step-*")
+        assert [one.name for one in kept] == ["step-000000020"]
+    found = train_stacked(recipe, corpus, runs, threads=1)
+    assert [losses(one) for one in found] == [losses(one) for one in whole]
+
+
 VICTIM = """
 import sys
 from pathlib import Path

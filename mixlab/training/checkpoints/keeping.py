@@ -113,6 +113,14 @@ class Checkpoints:
         """The updates after which there is a checkpoint, rising."""
         return steps_in(self.root)
 
+    def check(self) -> None:
+        """Tidy the folder. Raises InvalidRecipe where its newest checkpoint is another run's, and
+        TruncatedFile where that can't be told."""
+        self.wait()
+        newest = self.world.together(self._newest)[0]
+        if newest is not None:
+            self.world.together(lambda: self._own(newest))
+
     def resume(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
         """Go on from the newest checkpoint: fill both, and return its record; None without one.
 
@@ -200,8 +208,8 @@ class Checkpoints:
         remove_leftovers(self.root)
         return max(self.steps(), default=None)
 
-    def _verified(self, step: int) -> dict[str, Any]:
-        """The contents of run.json, with this rank's share of the files looked through."""
+    def _own(self, step: int) -> dict[str, Any]:
+        """The contents of run.json, which is this run's."""
         folder = self.root / folder_name(step)
         if not folder.is_dir():
             raise MissingFile(
@@ -211,6 +219,11 @@ class Checkpoints:
         content = read_record(folder, self._way_out(step))
         if self.identity is not None:
             check_identity(folder, content["identity"], self.identity)
+        return content
+
+    def _verified(self, step: int) -> dict[str, Any]:
+        """The contents of run.json, with this rank's share of the files looked through."""
+        folder, content = self.root / folder_name(step), self._own(step)
         files: Entries = content["files"]
         mine = sorted(files)[self.world.rank :: self.world.size]
         verify(folder, files, mine, self._way_out(step))

@@ -191,11 +191,16 @@ class _Stack:
     def _resume(self) -> None:
         """Go on from the newest checkpoint that all runs have but those left behind."""
         live = [member for member in self.members if member.error is None]
+        # All of them before anything is removed from one.
+        for member in live:
+            member.check()
         common = set.intersection(*(member.steps() for member in live)) if live else set()
-        if common:
-            self.step = max(common)
-            for member in live:
+        self.step = max(common, default=0)
+        for member in live:
+            if common:
                 member.load(self.step)
+            else:
+                member.start_over()
         self.watch.begin()
 
     def _save(self) -> None:

@@ -91,6 +91,16 @@ class Member:
         """The updates after which there is a checkpoint."""
         return set() if self.checkpoints is None else set(self.checkpoints.steps())
 
+    def check(self) -> None:
+        """Raise InvalidRecipe where the folder holds another run's checkpoints."""
+        if self.checkpoints is not None:
+            self.checkpoints.check()
+
+    def start_over(self) -> None:
+        """Remove what checkpoints there are: beside new ones they would be taken for newer."""
+        if self.checkpoints is not None:
+            self.checkpoints.drop_after(0)
+
     def load(self, step: int) -> None:
         """Go on from the checkpoint after that update: fill the stack's tensors and the state."""
         if self.checkpoints is None:
