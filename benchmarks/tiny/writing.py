@@ -13,12 +13,13 @@ Results = Sequence[Mapping[str, Any]]
 
 HEAD = """# Methods for tiny models, in our own runs
 
-Made {when} by `make bench-tiny` in {minutes:.0f} minutes on {machine}.
+Made {when} by `make bench-tiny` on {machine} (two processes, {minutes:.0f} minutes).
 
 Text is `minipile-small` at the mixture {mixture}; the baseline, `fresh`, has {parameters:,}
 parameters, {steps} updates of 2,048 tokens and a cosine. Measured is the loss of validation text in
 bits per byte, weighted by the mixture: the mean over {seeds} seeds and their standard deviation.
-Lower is better; a difference below two or three deviations is noise. FLOPs are of training, by
+Lower is better. "Against fresh" is taken seed by seed, since the runs of a seed share batches;
+a difference below two or three of its deviations is noise. FLOPs are of training, by
 "6 (N - input embedding) + 12 L d T"; those of rounds include scoring (a forward pass). An heir's
 don't include its donor's, which has {donor} times the baseline's: it pays where the donor is there.
 
@@ -32,25 +33,26 @@ it costs is taken off.
 * inheritance: 6 layers and half the FFN from a donor of 12 layers, trained for a quarter of the
   tokens; `random` begins with random weights.
 * batch: 8 times the batch and an eighth of the updates; the rate kept, or by the rule's r.
+
+![Bits per byte of each variant](../../docs/images/tiny-models.svg)
 """
 
 
 def document(results: Results, facts: Mapping[str, Any]) -> str:
     """The file as Markdown."""
     lines = [
-        "| | bits per byte | against fresh | tokens | FLOPs / fresh | parameters | seconds |",
-        "|---" * 7 + "|",
+        "| | bits per byte | against fresh | tokens | FLOPs / fresh | parameters |",
+        "|---" * 6 + "|",
     ]
     found = grouped(results)
     base = found["baseline", "fresh"]
     for (comparison, variant), runs in found.items():
         bits = [run["bits_per_byte"] for run in runs]
-        difference = fmean(bits) - fmean(run["bits_per_byte"] for run in base)
+        against = [own - run["bits_per_byte"] for own, run in zip(bits, base, strict=True)]
         lines.append(
             f"| {comparison} / {variant} | {fmean(bits):.4f} ± {spread(bits):.4f} "
-            f"| {difference:+.4f} | {runs[0]['tokens']:,} "
-            f"| {runs[0]['flops'] / base[0]['flops']:.2f} | {runs[0]['parameters']:,} "
-            f"| {fmean(run['seconds'] for run in runs):.0f} |"
+            f"| {fmean(against):+.4f} ± {spread(against):.4f} | {runs[0]['tokens']:,} "
+            f"| {runs[0]['flops'] / base[0]['flops']:.2f} | {runs[0]['parameters']:,} |"
         )
     told = {**facts, "machine": machine(), "parameters": base[0]["parameters"], "seeds": len(base)}
     donor = found.get(("inheritance", "donor"))
