@@ -71,8 +71,8 @@ def supervise(
     settings: WorkerSettings,
     *,
     stopping: Callable[[], bool],
-) -> None:
-    """Do what is most urgent in that job's queue, be it another job.
+) -> bool:
+    """Do what is most urgent in that job's queue, be it another job; whether there was any.
 
     A message says that a queue has something, and each queued job has one; what is taken is
     the ledger's choice, by priority and age. Returns when the job has ended, parked or been given
@@ -82,9 +82,9 @@ def supervise(
         job = _claimed(job_id, ledger, settings)
     except OSError as problem:
         log.warning("No job is taken, the sweep sends it to another worker: %s", problem)
-        return
+        return False
     if job is None:
-        return  # delivered twice, done already, cancelled, or paused
+        return False  # delivered twice, done already, cancelled, or paused
     spoken_of = logs.about(job_id=job.id, attempt=job.attempt, worker=job.worker)
     with spoken_of, tracing.of_attempt(job, "worker"):
         log.info("%s attempt %d", job.kind, job.attempt)
@@ -92,10 +92,11 @@ def supervise(
             verdict, ending, fault = _attempted(ledger, job, settings, stopping)
         except OSError as problem:
             _postpone(ledger, job, settings, f"No process: {problem}")
-            return
+            return True
         _settle(ledger, job, settings, verdict, ending, fault)
         log.info("attempt %d is over: %s", job.attempt, verdict.name.lower())
         tracing.note(**{"mixlab.verdict": verdict.name.lower()})
+    return True
 
 
 def _claimed(job_id: str, ledger: Ledger, settings: WorkerSettings) -> Job | None:

@@ -48,13 +48,15 @@ def run_job(job_id: object) -> None:
         return
     ledger, main_process = _ledger(os.getpid()), os.getppid()
     try:
-        supervise(
+        took_one = supervise(
             job_id,
             ledger,
             WorkerSettings(),
             stopping=lambda: bool(_STOPPING[0]) or os.getppid() != main_process,
         )
-        send_unsent(app, ledger)
+        # Thousands of messages may be of jobs that were cancelled since.
+        if took_one:
+            send_unsent(app, ledger)
     except (SQLAlchemyError, *BROKER_ERRORS) as problem:
         # Only the class, since a driver's text may hold the password of its URL.
         log.warning("The sweep will do what is left: %s", type(problem).__name__)

@@ -2,9 +2,13 @@
 
 import asyncio
 import random
+import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
+
+import httpx
 
 from benchmarks.api.following import Streams
 from benchmarks.api.following import measure as measure_streams
@@ -19,6 +23,7 @@ POLLED, CHILDREN = 200, 100
 SUBMITS_A_SECOND, SUBMIT_SECONDS = 50, 20
 STREAMS, STREAMED = 1000, 250
 LISTS = 200
+DRAINED_SECONDS = 300  # at most, for the messages of the jobs that the ledger is filled with
 ROUND_TRIPS = 10
 
 
@@ -39,6 +44,7 @@ class Measured:
 def measure(service: Service) -> Measured:
     """Everything; polls and submits while fits run."""
     ids = _fill(service.ledger)
+    _drained(service)
     with working(service):
         before = service.fits
         asked = _polls(service.url, ids)
@@ -65,6 +71,17 @@ def _fill(ledger: Ledger) -> list[str]:
     for number in range(CHILDREN):
         ledger.submit(JobKind.TRAIN, {}, queue=Queue.GPU, parent_id=parent.id, key=str(number))
     return [parent.id, *(job.id for job in ended[:POLLED])]
+
+
+def _drained(service: Service) -> None:
+    """Wait until workers have seen the messages of all those jobs: filling is not measured."""
+    for _ in range(DRAINED_SECONDS):
+        lines = httpx.get(f"{service.url}/metrics", trust_env=False).raise_for_status().text
+        waiting = re.findall(r"^mixlab_queue_messages\{.*\} (\S+)$", lines, re.MULTILINE)
+        if waiting and not any(map(float, waiting)):
+            return
+        time.sleep(1)
+    raise TimeoutError(f"The broker still holds messages after {DRAINED_SECONDS} s.")
 
 
 def _held(ledger: Ledger, kind: JobKind, queue: Queue) -> Job:

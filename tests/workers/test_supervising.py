@@ -63,12 +63,21 @@ class TestWhatIsTaken:
         assert do(service, low).state is JobState.SUCCEEDED
         assert service.ledger.job(other_queue.id).state is JobState.QUEUED
 
+    def test_something_or_nothing_and_says_so(self, service: Service) -> None:
+        one = service.submit("sleep")
+        took = [
+            supervise(one.id, service.ledger, WorkerSettings(), stopping=lambda: False)
+            for _ in range(2)
+        ]
+        assert took == [True, False]
+
     def test_nothing_that_is_over_paused_or_unknown(self, service: Service) -> None:
         over, paused = service.submit("sleep"), service.submit("sleep")
         service.ledger.request_cancel(over.id)
         service.ledger.request_pause(paused.id)
         assert do(service, over).attempt == do(service, paused).attempt == 0
-        supervise("job_forgotten", service.ledger, WorkerSettings(), stopping=lambda: False)
+        for given in (over.id, paused.id, "job_forgotten"):
+            assert not supervise(given, service.ledger, WorkerSettings(), stopping=lambda: False)
 
 
 class TestPassingFaults:
