@@ -41,6 +41,12 @@ class Scores:
         return len(self.step)
 
     @classmethod
+    def none(cls, domains: tuple[str, ...]) -> "Scores":
+        """Of no sequence."""
+        empty = np.zeros(0, dtype=np.int64)
+        return cls(domains, step=empty, domain=empty, window=empty, loss_nats=np.zeros(0))
+
+    @classmethod
     def joined(cls, parts: Sequence["Scores"]) -> "Scores":
         """All parts as one; they must name the same domains."""
         arrays = {

@@ -57,7 +57,7 @@ def score(
     check_vocabulary(recipe, corpus)
     sampler = sampler_of(recipe, corpus, schedule, seed=seed, max_epochs=None)
     steps = steps_of(part, parts, recipe.steps)
-    found = []
+    found = [Scores.none(sampler.domains)]  # a short run has fewer steps than parts
     with deterministic(world.device, threads), hold_memory():
         model = _frozen(recipe, weights, world)
         for done, step in enumerate(steps):

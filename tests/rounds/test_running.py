@@ -130,6 +130,11 @@ def test_a_share_too_small_for_one_sequence_is_left_out_of_later_rounds(spec: Ru
     assert {one["tokens"].get("noise", 0) for one in last["consumed"]} == {0}
 
 
+def test_a_round_of_fewer_updates_than_parts_of_scores(spec: RunSpec) -> None:
+    last, _ = trained(replace(spec, recipe=small_recipe(6)), Rounds(2, 0.5))
+    assert (last["ended"], last["step"]) == ("done", 6)
+
+
 def test_two_at_once_in_one_folder_are_refused(
     spec: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
