@@ -29,8 +29,8 @@ and takes about a tenth of what the server takes, of the same cores: figures wit
 are better. PostgreSQL runs without fsync, since this is about the service and not the disk.
 
 * Polls: `GET /jobs/ID` at {polls}/s for {poll_seconds} s, of {polled} jobs in a ledger of {jobs:,};
-  a tenth of them for a job with {children} children. Meanwhile the cpu worker fits laws; the messages
-  of the ended jobs have been seen before.
+  a tenth of them for a job with {children} children. Meanwhile the cpu worker fits laws; the
+  messages of the ended jobs have been seen before.
 * Submits: `POST /corpora/ID/entropy` at {submits}/s for {submit_seconds} s, while it fits on; then
   the same with an Idempotency-Key each. Lost is what was acknowledged and is not in the ledger.
 * Streams: open event streams of {streamed} jobs, which then all change at once.
