@@ -58,7 +58,7 @@ def test_a_plain_text_file_is_one_document_with_its_line_ends(tmp_path: Path, te
     for name, packed in (
         ("a.txt", text.encode()),
         ("a.MD", b"\xef\xbb\xbf" + text.encode()),
-        ("a.rst.gz", gzip.compress(text.encode())),
+        ("a.rst.gz", gzip.compress(text.encode(), mtime=0)),
         ("a.py.zst", zstandard.compress(text.encode())),
     ):
         (tmp_path / name).write_bytes(packed)

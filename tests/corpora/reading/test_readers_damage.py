@@ -41,7 +41,7 @@ LINES = as_jsonl([f"document {number} {os.urandom(40).hex()}" for number in rang
 @pytest.mark.parametrize(
     ("name", "whole"),
     [
-        ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("a.jsonl.zst", zstandard.compress(LINES)),
         ("a.parquet", as_parquet([str(number) for number in range(2000)])),
         ("a.txt.zst", zstandard.ZstdCompressor(write_checksum=False).compress(LINES)),
@@ -78,7 +78,7 @@ def test_a_file_that_is_not_what_its_name_says_is_an_error(tmp_path: Path, name:
     ("name", "seed_bytes"),
     [
         ("a.parquet", as_parquet(["words", "more"] * 50, compression="zstd")),
-        ("a.jsonl.gz", gzip.compress(LINES[:3000])),
+        ("a.jsonl.gz", gzip.compress(LINES[:3000], mtime=0)),
         ("a.json.zst", zstandard.compress(LINES[:3000])),
     ],
 )
