@@ -183,7 +183,7 @@ def _show_heir(found: "Inheritance", out: Path, *, checked: bool) -> None:
         lines.append("that the corpus has the donor's tokens could not be checked: no tokenizer")
     print_lines(console, lines)
     dropped = len(report["layers"]["dropped"])
-    _told(out, found.architecture.parameters, [f"{dropped} layers left out"])
+    _told(out, found.architecture.parameters, [f"layers left out: {dropped}"])
 
 
 def _tokenizer(given: Path | None, model: "TrainedModel") -> Path:
