@@ -14,6 +14,7 @@ from cli.up import Stack
 from mixlab.ledger import Ledger
 from mixlab.ledger.records import Job, JobKind, JobState, Queue
 from workers.contract import SharedSettings
+from workers.settings import WorkerSettings
 
 QUICK = {
     "MIXLAB_JOB_MODULE_PREFIX": "tests.workers.fake_jobs",
@@ -24,6 +25,21 @@ QUICK = {
     "MIXLAB_RESEND_AFTER_SECONDS": "1",
     "MIXLAB_MAX_FAILURES": "2",  # a third attempt would wait for five seconds
 }
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> WorkerSettings:
+    """Of a worker that the test plays, in its own process."""
+    return WorkerSettings(home=tmp_path / "home", threads=1)
+
+
+@pytest.fixture
+def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
+    """Of that worker's home."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    opened = Ledger.open(settings.database_url.get_secret_value())
+    yield opened
+    opened.close()
 
 
 def until(what: Callable[[], Any], seconds: float = 45.0) -> Any:

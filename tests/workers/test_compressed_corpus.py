@@ -1,7 +1,6 @@
 """Corpora in another corpus's tokens, made fewer: real text, against a real ledger."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def settings(tmp_path: Path, texts: dict[str, Path]) -> WorkerSettings:
     (tmp_path / "home").mkdir()
     return WorkerSettings(home=tmp_path / "home", data_roots=[texts["code"].parent], threads=1)
-
-
-@pytest.fixture
-def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
-    found = Ledger.open(settings.database_url.get_secret_value())
-    yield found
-    found.close()
 
 
 def measured(ledger: Ledger, settings: WorkerSettings, corpus: Corpus) -> Job:

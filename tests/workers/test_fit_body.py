@@ -1,6 +1,6 @@
 """The body of a fit against a real ledger; the test plays the trainers, whose law is known."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,6 @@ Failing = Callable[[str], bool]
 def settings(tmp_path: Path) -> WorkerSettings:
     (tmp_path / "home").mkdir()
     return WorkerSettings(home=tmp_path / "home")
-
-
-@pytest.fixture
-def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
-    found = Ledger.open(settings.database_url.get_secret_value())
-    yield found
-    found.close()
 
 
 def measured_corpus(ledger: Ledger, settings: WorkerSettings) -> Corpus:

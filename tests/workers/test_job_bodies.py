@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,14 +39,6 @@ def settings(tmp_path: Path, texts: dict[str, Path]) -> WorkerSettings:
     return WorkerSettings(
         home=tmp_path / "home", data_roots=[texts["code"].parent, tmp_path], threads=1
     )
-
-
-@pytest.fixture
-def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
-    settings.home.mkdir(parents=True)
-    found = Ledger.open(settings.database_url.get_secret_value())
-    yield found
-    found.close()
 
 
 def registered(ledger: Ledger, paths: dict[str, Path], **fields: str) -> Corpus:

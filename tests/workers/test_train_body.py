@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,19 +21,6 @@ from tests.workers.playing import VOCABULARY, attempted, made, measured_corpus, 
 from workers.jobs import train_proxies
 from workers.runner import STOPPED
 from workers.settings import WorkerSettings
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> WorkerSettings:
-    (tmp_path / "home").mkdir()
-    return WorkerSettings(home=tmp_path / "home", threads=1)
-
-
-@pytest.fixture
-def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
-    opened = Ledger.open(settings.database_url.get_secret_value())
-    yield opened
-    opened.close()
 
 
 def test_a_recipe_is_widened_to_the_corpus_and_what_it_measured_is_recorded(

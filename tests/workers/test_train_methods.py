@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,6 @@ from workers.runner import STOPPED, perform
 from workers.settings import WorkerSettings
 
 ROUNDS = {"rounds": {"count": 2, "share": 0.5, "unit": "sequence"}}
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> WorkerSettings:
-    (tmp_path / "home").mkdir()
-    return WorkerSettings(home=tmp_path / "home", threads=1)
-
-
-@pytest.fixture
-def ledger(settings: WorkerSettings) -> Iterator[Ledger]:
-    opened = Ledger.open(settings.database_url.get_secret_value())
-    yield opened
-    opened.close()
 
 
 class Stopping(JobContext):
@@ -99,6 +85,15 @@ def test_several_runs_are_one_with_stages(
         assert result["grown_at"]["tokens"] >= 10_000
 
 
+def waiting_for_scores(ledger: Ledger, settings: WorkerSettings) -> tuple[Job, Path]:
+    """A training whose first round is over, and the folder of that round."""
+    job = submitted(ledger, measured_corpus(ledger, settings), two_layers(24), **ROUNDS)
+    attempted(ledger, settings, job)
+    run = ledger.run_of_job(job.id)
+    assert run is not None
+    return job, settings.run_folder(run.id) / "round-1"
+
+
 class TestRounds:
     def test_scored_by_jobs_that_are_stopped_they_end_as_in_one_process(
         self, ledger: Ledger, settings: WorkerSettings, tmp_path: Path
@@ -150,11 +145,8 @@ class TestRounds:
     def test_a_job_that_can_not_score_fails_the_training_with_its_reason(
         self, ledger: Ledger, settings: WorkerSettings
     ) -> None:
-        job = submitted(ledger, measured_corpus(ledger, settings), two_layers(24), **ROUNDS)
-        attempted(ledger, settings, job)
-        run = ledger.run_of_job(job.id)
-        assert run is not None
-        (settings.run_folder(run.id) / "round-1" / WEIGHTS).write_bytes(b"damaged")
+        job, first = waiting_for_scores(ledger, settings)
+        (first / WEIGHTS).write_bytes(b"damaged")
         ended = work(ledger, settings, job)
         assert ended.state is JobState.FAILED
         assert (ended.error or {})["type"] == "truncated-file"
@@ -163,13 +155,10 @@ class TestRounds:
     def test_parts_that_another_home_has_are_missed_once(
         self, ledger: Ledger, settings: WorkerSettings
     ) -> None:
-        job = submitted(ledger, measured_corpus(ledger, settings), two_layers(24), **ROUNDS)
-        attempted(ledger, settings, job)
-        run = ledger.run_of_job(job.id)
-        assert run is not None
+        job, first = waiting_for_scores(ledger, settings)
         for child in ledger.children(job.id):
             work(ledger, settings, child)
-        part_file(settings.run_folder(run.id) / "round-1" / "scores", 3, PARTS).unlink()
+        part_file(first / "scores", 3, PARTS).unlink()
         ended = work(ledger, settings, job)
         assert (ended.error or {})["type"] == "missing-file"
         assert "MIXLAB_HOME" in (ended.error or {})["detail"]
@@ -177,8 +166,7 @@ class TestRounds:
     def test_a_cancelled_training_takes_its_scores_along(
         self, ledger: Ledger, settings: WorkerSettings
     ) -> None:
-        job = submitted(ledger, measured_corpus(ledger, settings), two_layers(24), **ROUNDS)
-        attempted(ledger, settings, job)
+        job, _ = waiting_for_scores(ledger, settings)
         assert ledger.request_cancel(job.id).state is JobState.CANCELLED
         assert {one.state for one in ledger.children(job.id)} == {JobState.CANCELLED}
 
