@@ -26,6 +26,7 @@ from mixlab.corpora.files import read_json, write_folder, write_json
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.corpora.tokenizer import load_tokenizer, vocabulary_of
 from mixlab.errors import InvalidCorpus, InvalidRecipe, MissingFile, TruncatedFile
+from mixlab.recipes.noted import NOTE, noted_architecture, noted_run
 
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -53,7 +54,7 @@ def compress_weights(source: Path, out: Path, kept_ids: Ids) -> None:
     shape follows. Raises MissingFile, TruncatedFile, InvalidRecipe for a file without a table or
     with fewer rows than the ids need, and NotWritten.
     """
-    _compress_file(source, out, kept_ids, _run_of(source, read_header(source)))
+    _compress_file(source, out, kept_ids, noted_run(read_header(source).metadata, source))
 
 
 def _compress_file(source: Path, out: Path, kept_ids: Ids, run: Mapping[str, Any] | None) -> None:
@@ -62,8 +63,8 @@ def _compress_file(source: Path, out: Path, kept_ids: Ids, run: Mapping[str, Any
     _check_rows(source, tables, int(kept_ids.max()) + 1)
     metadata = dict(header.metadata)
     if run is not None:
-        shape = {**_architecture(run, source), "vocabulary": len(kept_ids)}
-        metadata["run"] = json.dumps({"architecture": shape, "compressed_from": str(source)})
+        shape = {**noted_architecture(run, source), "vocabulary": len(kept_ids)}
+        metadata[NOTE] = json.dumps({"architecture": shape, "compressed_from": str(source)})
     select_rows(source, out, dict.fromkeys(tables, kept_ids), metadata)
 
 
@@ -82,9 +83,9 @@ def open_model(path: Path) -> Model:
             "weights can follow a tokenizer."
         )
     first = files[0]
-    run = None if (path / CONFIG).is_file() else _run_of(first, headers[first])
+    run = None if (path / CONFIG).is_file() else noted_run(headers[first].metadata, first)
     if run is not None:
-        _architecture(run, first)
+        noted_architecture(run, first)
     elif folder is not None and not (folder / CONFIG).is_file():
         raise MissingFile(
             f"{folder} has weights, but no {CONFIG} that tells what they are of; give the whole "
@@ -166,29 +167,6 @@ def _check_rows(source: Path, tables: Mapping[str, int], needed: int) -> None:
             f"{name} in {source} has {rows:,} rows, but the kept tokens reach to row {needed:,}; "
             "give the weights of this tokenizer's model."
         )
-
-
-def _run_of(file: Path, header: Header) -> Mapping[str, Any] | None:
-    """What a run's weights say of it; None for weights that no run left."""
-    if "run" not in header.metadata:
-        return None
-    try:
-        run = json.loads(header.metadata["run"])
-    except ValueError as problem:
-        raise TruncatedFile(f"{file} has a damaged note of its run ({problem}).") from problem
-    if not isinstance(run, dict):
-        raise TruncatedFile(f"{file} has a damaged note of its run ({run!r:.80}).")
-    return run
-
-
-def _architecture(run: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    try:
-        known = run if "architecture" in run else run["identity"]["recipe"]
-        return dict(known["architecture"])
-    except (KeyError, TypeError, ValueError) as problem:
-        raise TruncatedFile(
-            f"{file} doesn't say of what shape its model is ({problem!r}); train again."
-        ) from problem
 
 
 def _write_settings(source: Path, folder: Path, compressed: Compressed) -> None:

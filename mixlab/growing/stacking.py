@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from mixlab.corpora.files import file_sha256, write_atomically
 from mixlab.errors import InvalidRecipe, MissingFile, NotWritten, TruncatedFile
 from mixlab.growing.planning import Operator
+from mixlab.recipes.noted import NOTE, noted_architecture, noted_run
 from mixlab.recipes.shape import whole
 
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -150,18 +151,11 @@ def _metadata(source: _Source, layers: int, factor: int, operator: str) -> dict[
             "operator": operator,
         }
     }  # fmt: skip
-    try:
-        run = json.loads(source.metadata.get("run", "{}"))
-        shape = run.get("architecture") or run.get("identity", {}).get("recipe", {}).get(
-            "architecture"
-        )
-    except (ValueError, AttributeError) as problem:
-        raise TruncatedFile(
-            f"{source.file} has a damaged note of its run ({problem}); make it again."
-        ) from problem
-    if shape is not None:
+    run = noted_run(source.metadata, source.file)
+    if run is not None:
+        shape = noted_architecture(run, source.file)
         grown["architecture"] = {**shape, "layers": layers * factor}
-    return {"run": json.dumps(grown)}
+    return {NOTE: json.dumps(grown)}
 
 
 def _write(

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,6 +17,7 @@ from torch import Tensor
 from mixlab.corpora.files import read_json, write_folder
 from mixlab.errors import MissingFile, TruncatedFile
 from mixlab.recipes import Architecture
+from mixlab.recipes.noted import NOTE, noted_architecture, noted_run
 from mixlab.training.huggingface.exporting import TOKENIZER
 from mixlab.training.huggingface.importing import HuggingFaceModel
 from mixlab.training.spec import SPEC
@@ -48,8 +48,8 @@ def read_trained(folder: Path) -> TrainedModel:
         )
     try:
         with safe_open(file, framework="pt") as handle:
-            run = json.loads(handle.metadata()["run"])
-            shape, corpus = _described(run)
+            run = noted_run(handle.metadata(), file) or {}
+            shape = Architecture(**noted_architecture(run, file))
             weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as problem:
         raise TruncatedFile(f"{file} can't be read ({problem!r}); train again.") from problem
@@ -57,7 +57,7 @@ def read_trained(folder: Path) -> TrainedModel:
     return TrainedModel(
         architecture=shape,
         weights=weights,
-        corpus=corpus,
+        corpus=run.get("identity", {}).get("corpus"),
         corpus_folder=_corpus_folder(folder / SPEC),
         tokenizer=tokenizer if tokenizer.is_file() else None,
     )
@@ -71,7 +71,7 @@ def save_imported(model: HuggingFaceModel, folder: Path) -> None:
     run = {"architecture": asdict(model.architecture), "imported_from": str(model.folder)}
 
     def write(aside: Path) -> None:
-        save_file(dict(model.tensors()), aside / WEIGHTS, {"run": json.dumps(run)})
+        save_file(dict(model.tensors()), aside / WEIGHTS, {NOTE: json.dumps(run)})
         if model.tokenizer is not None:
             (aside / TOKENIZER).write_bytes(model.tokenizer.read_bytes())
 
@@ -83,10 +83,3 @@ def _corpus_folder(spec: Path) -> Path | None:
         return None
     corpus = read_json(spec).get("corpus")
     return spec.parent / corpus if isinstance(corpus, str) else None
-
-
-def _described(run: Mapping[str, Any]) -> tuple[Architecture, str | None]:
-    if "architecture" in run:
-        return Architecture(**run["architecture"]), None
-    identity = run["identity"]
-    return Architecture(**identity["recipe"]["architecture"]), identity["corpus"]
