@@ -3,6 +3,7 @@
 import json
 import logging
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -45,11 +46,20 @@ def read_tensorboard(folder: Path, name: str) -> ValuesByStep:
 def read_wandb(folder: Path, name: str) -> ValuesByStep:
     from wandb.proto import wandb_internal_pb2
 
-    found: ValuesByStep = {}
-    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+    def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
         for data in leveldb_records(file.read_bytes()[7:], offset=7):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
+            yield record
+
+    found: ValuesByStep = {}
+    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        # W&B's own process writes the file, to its end a little after `finish` has returned.
+        deadline = time.monotonic() + 30
+        while not any(record.HasField("exit") for record in records(file)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for record in records(file):
             values = {(item.key or "/".join(item.nested_key)): item.value_json
                       for item in record.history.item}  # fmt: skip
             if name in values:
@@ -66,6 +76,8 @@ def leveldb_records(data: bytes, offset: int) -> Iterator[bytes]:
             at += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):
+            return  # a write that is under way
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # full, last
