@@ -2,27 +2,33 @@
 
     python -m benchmarks.faults [--jobs 500] [--faults 50] [--seconds 300] [--databases ...]
 
-Ends with status 1 where anything was lost or doubled. Writes benchmarks/results/faults.md, or
-`--output`.
+Then workers are killed one at a time, with nothing else wrong, to time the recovery alone
+(`--faults 0` does that only). Ends with status 1 where anything was lost or doubled. Writes
+benchmarks/results/faults.md, or `--output`.
 """
 
 import argparse
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from types import FrameType
 from typing import NoReturn
 
 from benchmarks.faults.counting import Count, markdown
-from benchmarks.faults.injuries import INJURIES, Injury
+from benchmarks.faults.injuries import INJURIES, Injury, kill_busy_worker
 from benchmarks.faults.suite import run
 from benchmarks.laws.writing import machine
 from tests.ledger.postgres import binaries, cluster
 
 OUTPUT = Path(__file__).parents[1] / "results" / "faults.md"
+TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 LEASE_SECONDS = 20.0  # the default of MIXLAB_LEASE_SECONDS
+KILLS = 8  # of workers, one at a time
+KILLS_JOBS, KILLS_SECONDS = 120, 160.0
 # Faults here are a thousand times as frequent as in life; a job may well meet four.
 SETTINGS = {"MIXLAB_MAX_FAILURES": "15", "MIXLAB_MAX_RETRIES": "15"}
 
@@ -54,27 +60,41 @@ def main() -> int:
     )
     well = True
     for name in asked.databases:
-        found, section = _one(name, asked)
-        text += section
-        well &= not found.lost and not found.doubled and not found.failed
+        for part in (_storm, _one_at_a_time) if asked.faults else (_one_at_a_time,):
+            found, section = part(name, asked)
+            text += section
+            well &= not found.lost and not found.doubled and not found.failed
     asked.output.write_text(text)
     sys.stdout.write(text)
     return 0 if well else 1
 
 
-def _one(name: str, asked: argparse.Namespace) -> tuple[Count, str]:
-    options = {
-        "jobs": asked.jobs, "seconds": asked.seconds, "seed": asked.seed, "settings": SETTINGS,
-        "lease_seconds": LEASE_SECONDS, "say": _say,
-    }  # fmt: skip
-    injuries = drawn(asked.faults, asked.seed)
-    if name == "sqlite":
-        found, happened, seconds = run(None, injuries, **options)
-    else:
-        with cluster() as url:
-            found, happened, seconds = run(url, injuries, **options)
-    title = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[name]
+def _storm(name: str, asked: argparse.Namespace) -> tuple[Count, str]:
+    """Every kind of fault, one upon the other."""
+    found, happened, seconds = _run(
+        name, drawn(asked.faults, asked.seed), asked.seed, jobs=asked.jobs, seconds=asked.seconds
+    )
+    return found, markdown(TITLES[name], found, seconds, happened)
+
+
+def _one_at_a_time(name: str, asked: argparse.Namespace) -> tuple[Count, str]:
+    """Workers killed as they do a job, the next when that runs again."""
+    found, happened, seconds = _run(
+        name, [kill_busy_worker] * KILLS, asked.seed, jobs=KILLS_JOBS, seconds=KILLS_SECONDS
+    )
+    title = f"{TITLES[name]}, one worker killed at a time and nothing else wrong"
     return found, markdown(title, found, seconds, happened)
+
+
+def _run(
+    name: str, injuries: list[Injury], seed: int, *, jobs: int, seconds: float
+) -> tuple[Count, Mapping[str, int], float]:
+    with ExitStack() as stack:
+        return run(
+            stack.enter_context(cluster()) if name == "postgresql" else None, injuries,
+            jobs=jobs, seconds=seconds, seed=seed, settings=SETTINGS,
+            lease_seconds=LEASE_SECONDS, say=_say,
+        )  # fmt: skip
 
 
 def drawn(count: int, seed: int) -> list[Injury]:

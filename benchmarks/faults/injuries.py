@@ -27,6 +27,8 @@ from workers.outbox import BROKER_ERRORS
 LOCKED_SECONDS = 4.0
 FULL_SECONDS = 4.0
 WORKERS = ("worker-cpu", "worker-gpu")
+IDLE_SECONDS = 60.0  # without a job in any worker, after which none is awaited
+RECOVERY_SECONDS = 120.0  # after which a job of a killed worker isn't awaited any more
 
 
 @dataclass
@@ -52,6 +54,24 @@ def kill_worker(hurt: Hurt) -> None:
     name = hurt.chance.choice(WORKERS)
     hurt.note_orphans(_children(hurt.cluster.process(name)))
     hurt.cluster.kill(name)
+
+
+def kill_busy_worker(hurt: Hurt) -> None:
+    """SIGKILL of a worker's main process while it does a job; ends when that runs again."""
+    before, deadline = len(hurt.orphaned), time.monotonic() + IDLE_SECONDS
+    while len(hurt.orphaned) == before:
+        if time.monotonic() > deadline:
+            raise NotHere(f"no worker did anything for {IDLE_SECONDS:g} s")
+        time.sleep(0.05)
+        name = hurt.chance.choice(WORKERS)
+        hurt.note_orphans(_children(hurt.cluster.process(name)))
+    hurt.cluster.kill(name)
+    left, deadline = hurt.orphaned[before:], time.monotonic() + RECOVERY_SECONDS
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)
+        jobs = [(hurt.ledger.job(job_id), attempt) for job_id, attempt, _ in left]
+        left = [one for one, (job, attempt) in zip(left, jobs, strict=True)
+                if job.attempt == attempt and not job.state.terminal]  # fmt: skip
 
 
 def kill_slot(hurt: Hurt) -> None:
