@@ -27,8 +27,9 @@ from tests.ledger.postgres import binaries, cluster
 OUTPUT = Path(__file__).parents[1] / "results" / "faults.md"
 TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 LEASE_SECONDS = 20.0  # the default of MIXLAB_LEASE_SECONDS
-KILLS = 8  # of workers, one at a time
-KILLS_JOBS, KILLS_SECONDS = 120, 160.0
+KILLS = 6  # of workers, one at a time
+# Enough of them that some are running at the last kill.
+KILLS_JOBS, KILLS_SECONDS = 160, 300.0
 # Faults here are a thousand times as frequent as in life; a job may well meet four.
 SETTINGS = {"MIXLAB_MAX_FAILURES": "15", "MIXLAB_MAX_RETRIES": "15"}
 

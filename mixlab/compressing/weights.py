@@ -26,7 +26,7 @@ from mixlab.corpora.files import read_json, write_folder, write_json
 from mixlab.corpora.shards import TokenisedCorpus
 from mixlab.corpora.tokenizer import load_tokenizer, vocabulary_of
 from mixlab.errors import InvalidCorpus, InvalidRecipe, MissingFile, TruncatedFile
-from mixlab.recipes.noted import NOTE, noted_architecture, noted_run
+from mixlab.recipes.noted import NOTE, noted_architecture, noted_corpus, noted_run
 
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -102,7 +102,7 @@ def check_model(model: Model, corpus: TokenisedCorpus, tokenizer: Tokenizer) -> 
             f"The model {of} has {model.rows:,} tokens, but the corpus's tokenizer {rows:,}; give "
             "weights that were trained on this corpus."
         )
-    trained_on = (model.run or {}).get("identity", {}).get("corpus")
+    trained_on = noted_corpus(model.run)
     # A run on windows that were drawn from a corpus reads its tokens.
     if trained_on is not None and trained_on.partition(DRAWN_FROM)[0] != corpus.fingerprint:
         raise InvalidCorpus(

@@ -23,7 +23,7 @@ def noted_run(metadata: Mapping[str, str] | None, file: Path) -> dict[str, Any] 
         return None
     try:
         run = json.loads(text)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise TruncatedFile(f"{file} has a damaged note of its run ({problem}).") from problem
     if not isinstance(run, dict):
         raise TruncatedFile(f"{file} has a damaged note of its run ({run!r:.80}).")
@@ -39,3 +39,10 @@ def noted_architecture(run: Mapping[str, Any], file: Path) -> dict[str, Any]:
         raise TruncatedFile(
             f"{file} doesn't say of what shape its model is ({problem!r}); train again."
         ) from problem
+
+
+def noted_corpus(run: Mapping[str, Any] | None) -> str | None:
+    """Fingerprint of the corpus that a run was on; None where that isn't told."""
+    identity = (run or {}).get("identity")
+    corpus = identity.get("corpus") if isinstance(identity, Mapping) else None
+    return corpus if isinstance(corpus, str) else None

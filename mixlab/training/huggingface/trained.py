@@ -17,7 +17,7 @@ from torch import Tensor
 from mixlab.corpora.files import read_json, write_folder
 from mixlab.errors import MissingFile, TruncatedFile
 from mixlab.recipes import Architecture
-from mixlab.recipes.noted import NOTE, noted_architecture, noted_run
+from mixlab.recipes.noted import NOTE, noted_architecture, noted_corpus, noted_run
 from mixlab.training.huggingface.exporting import TOKENIZER
 from mixlab.training.huggingface.importing import HuggingFaceModel
 from mixlab.training.spec import SPEC
@@ -57,7 +57,7 @@ def read_trained(folder: Path) -> TrainedModel:
     return TrainedModel(
         architecture=shape,
         weights=weights,
-        corpus=run.get("identity", {}).get("corpus"),
+        corpus=noted_corpus(run),
         corpus_folder=_corpus_folder(folder / SPEC),
         tokenizer=tokenizer if tokenizer.is_file() else None,
     )
