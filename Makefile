@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# What is imported is compiled then; compiling all of it first takes most of a minute.
+# What is imported is compiled then; compiling all of it first takes over a minute.
 INSTALL := python -m pip install --quiet --progress-bar off --no-compile -c constraints.txt
 # The stamp depends on what decides the environment, so a second `make` installs nothing.
 $(VENV)/.stamp: pyproject.toml constraints.txt

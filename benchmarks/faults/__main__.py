@@ -65,6 +65,7 @@ def main() -> int:
             found, section = part(name, asked)
             text += section
             well &= not found.lost and not found.doubled and not found.failed
+    text = text.rstrip() + "\n"
     asked.output.write_text(text)
     sys.stdout.write(text)
     return 0 if well else 1

@@ -118,6 +118,7 @@ def markdown(title: str, found: Count, seconds: float, injuries: Mapping[str, in
         "",
         "Faults: " + ", ".join(f"{name} {n}" for name, n in sorted(injuries.items())) + ".",
         "",
+        "",
     ]
     return "\n".join(lines)
 
