@@ -8,14 +8,12 @@ BIN := $(VENV)/bin
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# What is imported is compiled then; compiling all of it first takes over a minute.
-INSTALL := python -m pip install --quiet --progress-bar off --no-compile -c constraints.txt
 # The stamp depends on what decides the environment, so a second `make` installs nothing.
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("mixlab needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(INSTALL) torch
-	$(BIN)/$(INSTALL) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
 	@touch $@
 
 setup: $(VENV)/.stamp ## virtual environment with every pinned dependency
