@@ -3,7 +3,7 @@
     python -m benchmarks.faults [--jobs 500] [--faults 50] [--seconds 300] [--databases ...]
 
 Then workers are killed one at a time, with nothing else wrong, to time the recovery alone
-(`--faults 0` does that only). Ends with status 1 where anything was lost or doubled. Writes
+(`--faults 0` does that only). Ends with status 1 where anything was lost, doubled or failed. Writes
 benchmarks/results/faults.md, or `--output`.
 """
 
@@ -46,9 +46,7 @@ up to {failures} crashes a job, because faults are far more frequent here than i
 * finished exactly once: one terminal event, and it succeeded;
 * lost: acknowledged, and not there or never ended;
 * doubled: two ends, two effects, a child too many, or a second job for one request;
-* attempts above the jobs' number are the price: what was killed is done again.
-
-"""
+* attempts above the jobs' number are the price: what was killed is done again."""
 
 
 def main() -> int:
@@ -56,19 +54,15 @@ def main() -> int:
     asked = _arguments()
     signal.signal(signal.SIGTERM, _interrupted)  # so that what was started is stopped
     when = time.strftime("%Y-%m-%d")
-    text = HEAD.format(
+    head = HEAD.format(
         when=when, machine=machine(), lease=LEASE_SECONDS, failures=SETTINGS["MIXLAB_MAX_FAILURES"]
     )
-    well = True
-    for name in asked.databases:
-        for part in (_storm, _one_at_a_time) if asked.faults else (_one_at_a_time,):
-            found, section = part(name, asked)
-            text += section
-            well &= not found.lost and not found.doubled and not found.failed
-    text = text.rstrip() + "\n"
+    parts = (_storm, _one_at_a_time) if asked.faults else (_one_at_a_time,)
+    done = [part(name, asked) for name in asked.databases for part in parts]
+    text = "\n\n".join([head, *(section for _, section in done)]) + "\n"
     asked.output.write_text(text)
     sys.stdout.write(text)
-    return 0 if well else 1
+    return 1 if any(found.lost or found.doubled or found.failed for found, _ in done) else 0
 
 
 def _storm(name: str, asked: argparse.Namespace) -> tuple[Count, str]:

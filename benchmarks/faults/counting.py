@@ -117,8 +117,6 @@ def markdown(title: str, found: Count, seconds: float, injuries: Mapping[str, in
         f"| {len(found.doubled)} | {found.attempts} | {found.refused_writes} |",
         "",
         "Faults: " + ", ".join(f"{name} {n}" for name, n in sorted(injuries.items())) + ".",
-        "",
-        "",
     ]
     return "\n".join(lines)
 

@@ -66,12 +66,13 @@ def kill_busy_worker(hurt: Hurt) -> None:
         name = hurt.chance.choice(WORKERS)
         hurt.note_orphans(_children(hurt.cluster.process(name)))
     hurt.cluster.kill(name)
-    left, deadline = hurt.orphaned[before:], time.monotonic() + RECOVERY_SECONDS
-    while left and time.monotonic() < deadline:
-        time.sleep(0.2)
-        jobs = [(hurt.ledger.job(job_id), attempt) for job_id, attempt, _ in left]
-        left = [one for one, (job, attempt) in zip(left, jobs, strict=True)
-                if job.attempt == attempt and not job.state.terminal]  # fmt: skip
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    for job_id, attempt, _ in hurt.orphaned[before:]:
+        while time.monotonic() < deadline:
+            job = hurt.ledger.job(job_id)
+            if job.attempt > attempt or job.state.terminal:
+                break
+            time.sleep(0.2)
 
 
 def kill_slot(hurt: Hurt) -> None:

@@ -28,6 +28,7 @@ from mixlab.inheriting.slicing import decoder_of, sliced, without_layers
 from mixlab.inheriting.units import Choice, Scores, chosen, everything, kept_shares
 from mixlab.recipes import Architecture
 from mixlab.recipes.heirs import IMPORTANCES, Importance, check_heir
+from mixlab.recipes.noted import NOTE
 from mixlab.training.decoder import Decoder
 from mixlab.training.placement import chosen_device, deterministic
 from mixlab.training.weights import WEIGHTS
@@ -228,7 +229,7 @@ def _write(found: Inheritance, donor: Donor, out: Path) -> None:
     }
 
     def write(aside: Path) -> None:
-        save_file(dict(found.weights), aside / WEIGHTS, {"run": json.dumps(run)})
+        save_file(dict(found.weights), aside / WEIGHTS, {NOTE: json.dumps(run)})
         (aside / REPORT).write_text(json.dumps(found.report, indent=2), encoding="utf-8")
         if donor.tokenizer is not None:
             (aside / TOKENIZER).write_bytes(donor.tokenizer.read_bytes())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mixlab.corpora.files import write_atomically
 from mixlab.errors import InvalidRecipe, MissingFile, NotWritten, TruncatedFile
 from mixlab.recipes import Architecture
+from mixlab.recipes.noted import NOTE
 from mixlab.training.checkpoints.states import named_weights
 from mixlab.training.decoder import Decoder
 from mixlab.training.parallel import World, whole
@@ -93,7 +94,7 @@ def rows_in(file: Path) -> int | None:
 
 
 def _write(file: Path, tensors: dict[str, Tensor], run: dict[str, Any]) -> None:
-    metadata = {"run": json.dumps(run)}
+    metadata = {NOTE: json.dumps(run)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda path: save_file(tensors, path, metadata))

@@ -30,7 +30,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def settings(tmp_path: Path, texts: dict[str, Path]) -> WorkerSettings:
-    (tmp_path / "home").mkdir()
     return WorkerSettings(home=tmp_path / "home", data_roots=[texts["code"].parent], threads=1)
 
 

@@ -24,8 +24,8 @@ FAULTS = {
         injuries.fill_disk,
     ),
     "postgresql": (
-        injuries.kill_worker, injuries.restart_database, injuries.cut_database,
-        injuries.stop_worker,
+        injuries.kill_worker, injuries.kill_busy_worker, injuries.restart_database,
+        injuries.cut_database, injuries.stop_worker,
     ),
 }  # fmt: skip
 
@@ -45,8 +45,10 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     ("database", "name"), [(name, name) for name in FAULTS], indirect=["database"]
 )
 def test_nothing_is_lost_and_nothing_done_twice(database: str | None, name: str) -> None:
-    found, _happened, _seconds = run(
+    found, happened, _seconds = run(
         database, FAULTS[name], jobs=14, seconds=6, seed=1, settings=QUICK, lease_seconds=3
     )
     assert (found.lost, found.doubled, found.failed) == ([], [], {})
     assert found.finished_once == found.jobs >= 14
+    # Not every user may mount the small disk that one of them fills.
+    assert sum(happened.values()) >= len(FAULTS[name]) - (injuries.fill_disk in FAULTS[name])

@@ -1,7 +1,6 @@
 """The body of a fit against a real ledger; the test plays the trainers, whose law is known."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,6 @@ CONDITIONAL = {"code": 2.0, "law": 2.5, "talk": 3.2}
 BUDGET = 200 * proxy_smoke().tokens_per_step
 FREE: dict[str, Any] = {"lower": {}, "upper": {}, "max_epochs": None}
 Failing = Callable[[str], bool]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> WorkerSettings:
-    (tmp_path / "home").mkdir()
-    return WorkerSettings(home=tmp_path / "home")
 
 
 def measured_corpus(ledger: Ledger, settings: WorkerSettings) -> Corpus:
