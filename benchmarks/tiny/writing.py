@@ -50,8 +50,8 @@ def document(results: Results, facts: Mapping[str, Any]) -> str:
         bits = [run["bits_per_byte"] for run in runs]
         against = [own - run["bits_per_byte"] for own, run in zip(bits, base, strict=True)]
         lines.append(
-            f"| {comparison} / {variant} | {fmean(bits):.4f} ± {spread(bits):.4f} "
-            f"| {fmean(against):+.4f} ± {spread(against):.4f} | {runs[0]['tokens']:,} "
+            f"| {comparison} / {variant} | {fmean(bits):.4f}{spread(bits)} "
+            f"| {fmean(against):+.4f}{spread(against)} | {runs[0]['tokens']:,} "
             f"| {runs[0]['flops'] / base[0]['flops']:.2f} | {runs[0]['parameters']:,} |"
         )
     told = {**facts, "machine": machine(), "parameters": base[0]["parameters"], "seeds": len(base)}
@@ -76,7 +76,8 @@ def picture(results: Results, to: Path) -> None:
     axis.axvline(base, color=INK, lw=0.8, ls=":")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    dress(axis, "Validation loss by method, a mark per seed", "bits per byte", grid="x")
+    title = "Validation loss: marks are seeds, bars their mean"
+    dress(axis, title, "bits per byte (lower is better; dotted: the baseline's mean)", grid="x")
     save(drawing, to)
 
 
@@ -88,6 +89,6 @@ def grouped(results: Results) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     return {key: sorted(runs, key=lambda run: run["seed"]) for key, runs in found.items()}
 
 
-def spread(values: Sequence[float]) -> float:
-    """Standard deviation; 0 of one value."""
-    return stdev(values) if len(values) > 1 else 0.0
+def spread(values: Sequence[float]) -> str:
+    """Standard deviation, to be put behind a mean; nothing of one value, which tells none."""
+    return f" ± {stdev(values):.4f}" if len(values) > 1 else ""
